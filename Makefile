@@ -1,0 +1,41 @@
+# Everything from a fresh clone: needs Python 3.11 or newer, and make.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: sweep test test-faults lint bench clean
+
+# Three students against two layers of MiniLM.
+sweep: .venv/.minilm
+	$(BIN)/python -m sweep -m student.qkv_layers=1,2,4
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+# What takes longer: killed processes, restarted servers, every launcher.
+test-faults: .venv/.dev
+	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+# The figures of docs/performance.md; on an idle machine, some twenty minutes.
+bench: .venv/.dev
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/overhead.py
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+# The extras that each target needs; installed again when their list changes.
+.venv/.%: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	touch $@
+
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || { echo "slicewise needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,36 @@
+"""Rules for the whole suite."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# The models here are too small for a second thread, and threads of several processes at once
+# wait for each other. Before torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    there = torch.cuda.device_count()
+    for item in items:
+        marker = item.get_closest_marker("gpu")
+        wanted = marker.args[0] if marker is not None and marker.args else 1
+        if marker is not None and there < wanted:
+            reason = f"needs {wanted} CUDA devices, there are {there}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test is a failure, except where CI has no GPU."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or os.environ.get("CI") != "true":
+        return
+    skipped = [report.nodeid for report in reporter.stats.get("skipped", [])]
+    gpu = {item.nodeid for item in session.items if item.get_closest_marker("gpu")}
+    unexpected = [nodeid for nodeid in skipped if nodeid not in gpu]
+    if unexpected:
+        print("\nskipped, but CI must run them:", *unexpected, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

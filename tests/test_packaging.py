@@ -1,0 +1,51 @@
+"""The wheel, used from a folder that is not the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel's content, as pip would lay it out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
+    subprocess.run([*command, str(ROOT)], check=True, timeout=200)
+    [wheel] = folder.glob("slicewise-*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def test_it_holds_the_configuration_and_the_license(site: Path) -> None:
+    checkout = {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
+    wheel = {str(p.relative_to(site / "sweep/conf")) for p in site.rglob("*.yaml")}
+    assert wheel == checkout
+    assert list(site.glob("*.dist-info/licenses/LICENSE"))
+
+
+def test_it_sweeps_from_any_folder_and_writes_there(site: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, sweep, slicewise, runpy\n"
+        f"assert sweep.__file__.startswith({str(site)!r}), sweep.__file__\n"
+        "runpy.run_module('sweep', run_name='__main__', alter_sys=True)\n"
+    )
+    arguments = ["-m", "study=a", "experiment=tiny", "student.qkv_layers=0,1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "hydra/launcher=basic"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "multirun/a/1/student/model.safetensors").is_file()
