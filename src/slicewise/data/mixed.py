@@ -1,0 +1,84 @@
+"""Noise and text in turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from slicewise.data.batch import Batch, BatchIndex
+from slicewise.data.noise import noise_batch
+from slicewise.data.text import TextDataModule
+from slicewise.errors import ArgumentError
+from slicewise.teacher import TeacherSlice
+
+
+class MixedDataModule(TextDataModule):
+    """Batches of noise and batches of text in a stated share, evenly spread.
+
+    Which of the two a batch is, its number decides: with a share of 0.25, every fourth is text.
+    The validation set is fixed and mixed in the same way.
+
+    Args:
+        teacher: Whose slice the hidden states enter.
+        batch_size: B, on each rank.
+        seq_length: T, of noise and of text.
+        train_batches: Batches in an epoch, all ranks together.
+        valid_batches: Batches of the fixed validation set, all ranks together.
+        seed: Of the noise and of the order of the texts.
+        text_share: The part of the batches that is text, from 0 to 1.
+        files, dataset, dataset_config, dataset_split, text_field, max_texts: As in
+            `TextDataModule`.
+
+    Raises:
+        ArgumentError: The share or a size is not allowed, or the texts cannot be had.
+        SlicewiseError: A file is damaged, or the teacher's whole model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        teacher: TeacherSlice,
+        batch_size: int = 32,
+        seq_length: int = 64,
+        train_batches: int = 1000,
+        valid_batches: int = 10,
+        seed: int = 0,
+        text_share: float = 0.5,
+        files: Sequence[str] | str | None = None,
+        dataset: str | None = None,
+        dataset_config: str | None = None,
+        dataset_split: str = "train",
+        text_field: str = "text",
+        max_texts: int = 100_000,
+    ) -> None:
+        if not 0 <= text_share <= 1:
+            raise ArgumentError("text_share", text_share, "a number from 0 to 1")
+        super().__init__(
+            teacher,
+            batch_size,
+            seq_length,
+            train_batches,
+            valid_batches,
+            seed,
+            files,
+            dataset,
+            dataset_config,
+            dataset_split,
+            text_field,
+            max_texts,
+        )
+        self.text_share = text_share
+
+    def transfer_batch_to_device(
+        self, batch: BatchIndex, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Makes the batch where it is needed, instead of moving it there."""
+        texts_before = math.floor(batch.number * self.text_share)
+        if math.floor((batch.number + 1) * self.text_share) == texts_before:
+            noise = noise_batch(self.size, self.seed, batch.split, batch.number, device)
+            return Batch(noise, None, batch)
+        # Texts are counted by themselves, so that none is left out.
+        text = BatchIndex(batch.split, texts_before)
+        made = super().transfer_batch_to_device(text, device, dataloader_idx)
+        return made._replace(origin=batch)

@@ -1,0 +1,154 @@
+"""The fit: a student learns the hidden states of a teacher slice.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from slicewise.baselines import Baselines
+from slicewise.data.batch import Batch, l1_loss
+from slicewise.students.base import Student
+from slicewise.teacher import TeacherSlice
+
+OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+SchedulerFactory = Callable[..., LRScheduler]
+Targets = Callable[[Batch], Tensor]
+
+
+class Distiller(LightningModule):
+    """Trains `student` to return what `teacher` returns, by L1 loss.
+
+    Logs `train_l1` for each step, and for each validation `valid_l1` and the baselines' losses
+    on the same batches as `baseline/<name>`.
+
+    Args:
+        teacher: Frozen; it moves with the fit from device to device, but is no part of the
+            module: no optimizer, checkpoint or gradient bucket ever sees it.
+        student: What learns.
+        seq_length: T, for the baselines.
+        optimizer: Called with the student's parameters; AdamW with the article's learning rate
+            and weight decay unless given.
+        scheduler: Called with the optimizer and `total_steps=`, the length of the fit; stepped
+            after every optimizer step. A constant learning rate unless given.
+        targets: Gives the teacher's output for a batch; by asking the teacher unless given.
+        seed: Of the dropout: every step seeds it anew from this and the number of its batch, so
+            that a fit that stopped and went on ends where one that never stopped does.
+    """
+
+    def __init__(
+        self,
+        teacher: TeacherSlice,
+        student: Student,
+        seq_length: int,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        targets: Targets | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        # In a tuple, where nn.Module does not look for submodules.
+        self._outside = (teacher,)
+        self.student = student
+        self.seq_length = seq_length
+        self.baselines = Baselines(seq_length, teacher.hidden_size)
+        self.optimizer_factory = optimizer or _article_optimizer
+        self.scheduler_factory = scheduler
+        self.targets = targets or self._ask_teacher
+        self.seed = seed
+
+    @property
+    def teacher(self) -> TeacherSlice:
+        return self._outside[0]
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T, H) -> (B, T, H)."""
+        prediction: Tensor = self.student(hidden_states, attention_mask)
+        return prediction
+
+    def setup(self, stage: str) -> None:
+        device = self.trainer.strategy.root_device
+        self.teacher.to(device)
+        if stage == "fit":
+            ranks = (self.trainer.global_rank, self.trainer.world_size)
+            self.baselines = Baselines(self.seq_length, self.teacher.hidden_size, *ranks)
+        self.baselines.to(device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # The batch's number over all ranks, which take turns.
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        number = step * self.trainer.world_size + self.trainer.global_rank
+        # Python's hash of integers is the same in every process.
+        torch.manual_seed(hash((self.seed, number, 0)) % 2**63)
+
+    def on_validation_start(self) -> None:
+        self.baselines.gather()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["baselines"] = self.baselines.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.baselines.load_state_dict(checkpoint["baselines"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        target_BTH, real_BT = self.targets(batch), batch.real_tokens()
+        self.baselines.update(target_BTH, real_BT)
+        prediction_BTH = self(batch.hidden_states, batch.attention_mask)
+        loss = l1_loss(prediction_BTH, target_BTH, real_BT)
+        self.log("train_l1", loss, prog_bar=True, batch_size=len(target_BTH))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        target_BTH, real_BT = self.targets(batch), batch.real_tokens()
+        prediction_BTH = self(batch.hidden_states, batch.attention_mask)
+        losses = {"valid_l1": l1_loss(prediction_BTH, target_BTH, real_BT)}
+        for name, loss in self.baselines.losses(batch.hidden_states, target_BTH, real_BT).items():
+            losses[f"baseline/{name}"] = loss
+        # A batch counts by its tokens.
+        tokens = target_BTH[..., 0].numel() if real_BT is None else int(real_BT.sum())
+        for name, loss in losses.items():
+            shown = name == "valid_l1"
+            self.log(name, loss, prog_bar=shown, sync_dist=True, batch_size=tokens)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses to clip for fused optimizers, which may unscale the gradients
+        # themselves; where nothing has scaled them, there is nothing to refuse.
+        plugin = self.trainer.precision_plugin
+        scaled = getattr(plugin, "scaler", None) is not None
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and not scaled:
+            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _ask_teacher(self, batch: Batch) -> Tensor:
+        target_BTH: Tensor = self.teacher(batch.hidden_states, batch.attention_mask)
+        return target_BTH
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_factory(self.student.parameters())
+        if self.scheduler_factory is None:
+            return optimizer
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.scheduler_factory(optimizer, total_steps=total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def _article_optimizer(parameters: Iterable[Parameter]) -> Optimizer:
+    return AdamW(parameters, lr=1e-3, weight_decay=1e-4)

@@ -1,0 +1,75 @@
+"""Muon, which orthogonalises the updates of matrices, with AdamW for all that is no matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """torch's Muon for parameters of two dimensions, torch's AdamW for the others.
+
+    Muon's updates are scaled to the size of AdamW's (Liu et al. 2025, "Muon is Scalable for LLM
+    Training", arXiv:2502.16982), so one learning rate serves both.
+
+    Args:
+        params: Parameters.
+        lr: Learning rate.
+        weight_decay: Decoupled.
+        momentum: Of Muon.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        momentum: float = 0.95,
+    ) -> None:
+        given = list(params)
+        super().__init__(given, {"lr": lr})
+        matrices = [p for p in given if p.ndim == 2]
+        others = [p for p in given if p.ndim != 2]
+        self._parts: list[Optimizer] = []
+        if matrices:
+            self._parts.append(
+                Muon(
+                    matrices,
+                    lr=lr,
+                    weight_decay=weight_decay,
+                    momentum=momentum,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        if others:
+            self._parts.append(AdamW(others, lr=lr, weight_decay=weight_decay))
+        self._share_groups()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """A scheduler sets the learning rates of the parts through ours."""
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        self.state.clear()
+        for part in self._parts:
+            self.state.update(part.state)

@@ -1,0 +1,137 @@
+"""The article's attention, followed by the feed-forward block that it lacks.
+
+Shapes: B batch, T tokens, H hidden size, F intermediate size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from slicewise.data.batch import Batch
+from slicewise.errors import ArgumentError
+from slicewise.students.approx import ApproximateAttention
+from slicewise.students.base import Student
+from slicewise.students.layers import FeedForward, Geometry, check_sizes, read_layers
+from slicewise.students.reduction import fit_to_slice, layer_moments, reduce_feed_forward
+
+if TYPE_CHECKING:
+    from slicewise.teacher import TeacherSlice
+
+
+class ApproximateAttentionWithFeedForward(Student):
+    """`ApproximateAttention`, then a feed-forward block of BERT's.
+
+    Args:
+        input_dim: H, the hidden size of the teacher.
+        num_attention_heads: As in `ApproximateAttention`, and so are the next four.
+        attention_hidden_size: The size of a query or a key in each head.
+        value_dim: The size of the values of all heads together; half of `input_dim` unless given.
+        output_dim: Equal to `input_dim`.
+        qkv_layers: Hidden layers in each of the query, key, value and dense stacks.
+        intermediate_size: F, the neurons of the feed-forward block.
+        dropout: Probability, on the attention probabilities and before the layer norms.
+        layer_norm_eps: Added to the variance in the layer norms.
+        hidden_act: The activation of the feed-forward block, by its name in transformers.
+
+    Raises:
+        ArgumentError: As `ApproximateAttention`; also where `intermediate_size` is not positive
+            or there is no such activation.
+    """
+
+    initialisations = ("random", "teacher")
+
+    def __init__(
+        self,
+        input_dim: int,
+        num_attention_heads: int = 12,
+        attention_hidden_size: int = 32,
+        value_dim: int | None = None,
+        output_dim: int | None = None,
+        qkv_layers: int = 1,
+        intermediate_size: int = 1536,
+        dropout: float = 0.0,
+        layer_norm_eps: float = 1e-12,
+        hidden_act: str = "gelu",
+    ) -> None:
+        super().__init__()
+        attention = ApproximateAttention(
+            input_dim,
+            num_attention_heads,
+            attention_hidden_size,
+            value_dim,
+            output_dim,
+            qkv_layers,
+            dropout,
+            layer_norm_eps,
+        )
+        self.config = {
+            **attention.config,
+            "intermediate_size": intermediate_size,
+            "hidden_act": hidden_act,
+        }
+        check_sizes(self.config)
+        self.attention = attention
+        self.feed_forward = FeedForward(
+            input_dim, intermediate_size, dropout, layer_norm_eps, hidden_act
+        )
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        y_BTH: Tensor = self.feed_forward(self.attention(hidden_states, attention_mask))
+        return y_BTH
+
+    @classmethod
+    def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
+        geometry = Geometry.of(teacher)
+        names = (
+            "input_dim",
+            "num_attention_heads",
+            "attention_hidden_size",
+            "intermediate_size",
+            "layer_norm_eps",
+            "hidden_act",
+        )
+        return {name: getattr(geometry, name) for name in names} | {
+            "output_dim": geometry.input_dim
+        }
+
+    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
+        """Takes the neurons of the teacher's first layer that matter most, and its layer norms.
+
+        The article's stacks have no counterpart in the teacher: the attention's projections stay
+        random. How neurons are chosen is said at
+        `slicewise.students.reduction.reduce_feed_forward`. With batches, the block's output is
+        then fitted to what the whole slice returns (`fit_to_slice`).
+
+        Args:
+            teacher: Of BERT's shape.
+            batches: What enters the slice.
+
+        Raises:
+            ArgumentError: The student has more neurons than the teacher.
+            SlicewiseError: The teacher's layers are not of BERT's shape.
+        """
+        source = read_layers(teacher, 1)
+        geometry = Geometry.of(teacher)
+        if self.config["input_dim"] != geometry.input_dim:
+            raise ArgumentError(
+                "input_dim",
+                self.config["input_dim"],
+                f"{geometry.input_dim}, the hidden size of the teacher",
+            )
+        if self.config["intermediate_size"] > geometry.intermediate_size:
+            raise ArgumentError(
+                "intermediate_size",
+                self.config["intermediate_size"],
+                f"1 to {geometry.intermediate_size}, what the teacher has, where the weights "
+                "come from it",
+                "For a larger one: student.init=random",
+            )
+        (layer,) = source
+        batches = list(batches)
+        (moments,) = layer_moments(source, batches)
+        self.attention.LayerNorm.load_state_dict(layer.attention.norm.state_dict())
+        reduce_feed_forward(layer.feed_forward, self.feed_forward, moments)
+        fit_to_slice(self, "feed_forward", read_layers(teacher, geometry.num_layers), batches)

@@ -1,0 +1,77 @@
+"""What every student family has in common.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from slicewise.data.batch import Batch
+from slicewise.errors import ArgumentError
+
+if TYPE_CHECKING:
+    # Only its name: a saved student loads without transformers.
+    from slicewise.teacher import TeacherSlice
+
+
+class Student(nn.Module, ABC):
+    """A module that stands in for a teacher slice.
+
+    A family is one module of `slicewise.students` with one subclass of `Student`; the module's
+    name is the family's name.
+
+    Attributes:
+        config: The arguments that build this student again, all plain JSON values.
+        initialisations: Where its first weights may come from: `random`, what the constructor
+            leaves; `teacher`, what `start_from` makes of them.
+    """
+
+    config: dict[str, Any]
+    initialisations: ClassVar[tuple[str, ...]] = ("random",)
+
+    @abstractmethod
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Returns hidden states.
+
+        Args:
+            hidden_states: (B, T, H).
+            attention_mask: Additive, (B, 1, 1, T): 0 where a token may be attended to, a large
+                negative number where not.
+
+        Returns:
+            (B, T, H).
+        """
+
+    @classmethod
+    def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
+        """Arguments of the constructor that the teacher answers where nobody else does.
+
+        Args:
+            teacher: The slice to stand in for.
+        """
+        return {}
+
+    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
+        """Takes the first weights from the teacher's.
+
+        Args:
+            teacher: The slice to stand in for, on any device.
+            batches: What enters the slice, on any device; the teacher runs on them once, to see
+                which of its weights matter. Without any, the weights alone must tell. Padding
+                tokens do not count.
+
+        Raises:
+            ArgumentError: This family cannot, or the student has more of something than the
+                teacher.
+        """
+        raise ArgumentError("init", "teacher", "random")
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether any parameter learns; a student that comes ready made has none."""
+        return any(parameter.requires_grad for parameter in self.parameters())

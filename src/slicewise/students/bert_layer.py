@@ -1,0 +1,136 @@
+"""BERT-shaped layers with sizes of their own: a teacher's layers, pruned.
+
+Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per head), V value_dim
+(all heads), F intermediate size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from slicewise.data.batch import Batch
+from slicewise.errors import ArgumentError
+from slicewise.students.base import Student
+from slicewise.students.layers import Encoder, Geometry, check_sizes, read_layers
+from slicewise.students.reduction import (
+    fit_to_slice,
+    layer_moments,
+    reduce_attention,
+    reduce_feed_forward,
+)
+
+if TYPE_CHECKING:
+    from slicewise.teacher import TeacherSlice
+
+
+class BertLayer(Student):
+    """One or more layers of BERT's shape (Devlin et al. 2019, https://arxiv.org/abs/1810.04805).
+
+    Args:
+        input_dim: H, the hidden size of the teacher.
+        num_layers: How many layers.
+        num_attention_heads: N.
+        attention_hidden_size: D, the size of a query or a key in each head.
+        value_dim: V, the size of the values of all heads together; N * D unless given. It must
+            divide by `num_attention_heads`.
+        intermediate_size: F, the neurons of each feed-forward block.
+        dropout: Probability, on the attention probabilities and before the layer norms.
+        layer_norm_eps: Added to the variance in the layer norms.
+        hidden_act: The activation, by its name in transformers.
+
+    Raises:
+        ArgumentError: A size is not positive, the heads do not divide `value_dim`, `dropout` is
+            not a probability below 1, or there is no such activation.
+    """
+
+    initialisations = ("random", "teacher")
+
+    def __init__(
+        self,
+        input_dim: int,
+        num_layers: int = 1,
+        num_attention_heads: int = 12,
+        attention_hidden_size: int = 32,
+        value_dim: int | None = None,
+        intermediate_size: int = 1536,
+        dropout: float = 0.0,
+        layer_norm_eps: float = 1e-12,
+        hidden_act: str = "gelu",
+    ) -> None:
+        super().__init__()
+        if value_dim is None:
+            value_dim = num_attention_heads * attention_hidden_size
+        self.config = {
+            "input_dim": input_dim,
+            "num_layers": num_layers,
+            "num_attention_heads": num_attention_heads,
+            "attention_hidden_size": attention_hidden_size,
+            "value_dim": value_dim,
+            "intermediate_size": intermediate_size,
+            "dropout": dropout,
+            "layer_norm_eps": layer_norm_eps,
+            "hidden_act": hidden_act,
+        }
+        check_sizes(self.config)
+        self.encoder = Encoder(self.config)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        y_BTH: Tensor = self.encoder(hidden_states, attention_mask)
+        return y_BTH
+
+    @classmethod
+    def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
+        return dict(vars(Geometry.of(teacher)))
+
+    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
+        """Takes the teacher's first `num_layers` layers, and of each what matters most.
+
+        The first layers rather than the last: they are the ones made for what enters the slice.
+        How heads, queries, keys, values and neurons are chosen is said, with the papers, at
+        `slicewise.students.reduction`. Where there are fewer layers than the teacher's, and
+        batches, the last of them is fitted to what the whole slice returns. What is kept whole
+        is copied: a student with all sizes of the teacher's is the teacher.
+
+        Args:
+            teacher: Of BERT's shape.
+            batches: What enters the slice.
+
+        Raises:
+            ArgumentError: The student has more of something than the teacher.
+            SlicewiseError: The teacher's layers are not of BERT's shape.
+        """
+        num_layers = self.config["num_layers"]
+        source = read_layers(teacher, num_layers)
+        geometry = Geometry.of(teacher)
+        if self.config["input_dim"] != geometry.input_dim:
+            raise ArgumentError(
+                "input_dim",
+                self.config["input_dim"],
+                f"{geometry.input_dim}, the hidden size of the teacher",
+            )
+        for name in ("num_attention_heads", "attention_hidden_size", "intermediate_size"):
+            self._check_at_most(name, self.config[name], getattr(geometry, name))
+        heads, head_size = self.config["num_attention_heads"], geometry.attention_hidden_size
+        self._check_at_most("value_dim", self.config["value_dim"], heads * head_size)
+
+        batches = list(batches)
+        moments = layer_moments(source, batches)
+        for ours, theirs, seen in zip(self.encoder, source, moments, strict=True):
+            reduce_attention(theirs.attention, ours.attention, seen)
+            reduce_feed_forward(theirs.feed_forward, ours.feed_forward, seen)
+        if num_layers < geometry.num_layers:
+            last = f"encoder.layers.{num_layers - 1}.feed_forward"
+            fit_to_slice(self, last, read_layers(teacher, geometry.num_layers), batches)
+
+    @staticmethod
+    def _check_at_most(name: str, size: int, largest: int) -> None:
+        if size > largest:
+            raise ArgumentError(
+                name,
+                size,
+                f"1 to {largest}, what the teacher has, where the weights come from it",
+                "For a larger one: student.init=random",
+            )

@@ -1,0 +1,354 @@
+"""Encoder layers of BERT's shape (Devlin et al. 2019, https://arxiv.org/abs/1810.04805).
+
+They are what several families are made of, and what a teacher's layers are read into.
+
+Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per head), V value_dim
+(all heads), W = V / N, F intermediate size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from slicewise.attention import Dropout, attend
+from slicewise.errors import ArgumentError, SlicewiseError
+
+if TYPE_CHECKING:
+    from slicewise.teacher import TeacherSlice
+
+# Any: what is not an nn.Linear has its weights elsewhere, and who reads them knows where.
+NewLinear = Callable[[int, int], Any]
+
+# Where a layer of ours finds its weights in a teacher's: BERT, RoBERTa, ELECTRA ... and DistilBERT.
+_NAMES = (
+    {
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.dense": "attention.output.dense",
+        "attention.norm": "attention.output.LayerNorm",
+        "feed_forward.intermediate": "intermediate.dense",
+        "feed_forward.output": "output.dense",
+        "feed_forward.norm": "output.LayerNorm",
+    },
+    {
+        "attention.query": "attention.q_lin",
+        "attention.key": "attention.k_lin",
+        "attention.value": "attention.v_lin",
+        "attention.dense": "attention.out_lin",
+        "attention.norm": "sa_layer_norm",
+        "feed_forward.intermediate": "ffn.lin1",
+        "feed_forward.output": "ffn.lin2",
+        "feed_forward.norm": "output_layer_norm",
+    },
+)
+
+
+class Attention(nn.Module):
+    """Self-attention, residual and layer norm.
+
+    Args:
+        input_dim: H.
+        num_attention_heads: N.
+        attention_hidden_size: D, the size of a query or a key in each head.
+        value_dim: V, a multiple of N.
+        dropout: Probability, on the attention probabilities and before the layer norm.
+        layer_norm_eps: Added to the variance in the layer norm.
+        linear: Makes a projection from its input and output size.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        num_attention_heads: int,
+        attention_hidden_size: int,
+        value_dim: int,
+        dropout: float,
+        layer_norm_eps: float,
+        linear: NewLinear = nn.Linear,
+    ) -> None:
+        super().__init__()
+        self.num_attention_heads = num_attention_heads
+        self.dropout_probability = dropout
+        self.query = linear(input_dim, num_attention_heads * attention_hidden_size)
+        self.key = linear(input_dim, num_attention_heads * attention_hidden_size)
+        self.value = linear(input_dim, value_dim)
+        self.dense = linear(value_dim, input_dim)
+        self.dropout = Dropout(dropout)
+        self.norm = nn.LayerNorm(input_dim, eps=layer_norm_eps)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T, H), and an additive mask (B, 1, 1, T), to (B, T, H)."""
+        x_BTH = hidden_states
+        q_BNTD = self._split_heads(self.query(x_BTH))
+        k_BNTD = self._split_heads(self.key(x_BTH))
+        v_BNTW = self._split_heads(self.value(x_BTH))
+        context_BNTW = attend(
+            q_BNTD,
+            k_BNTD,
+            v_BNTW,
+            attention_mask,
+            self.dropout_probability if self.training else 0.0,
+        )
+        context_BTV = context_BNTW.transpose(1, 2).flatten(2)
+        y_BTH: Tensor = self.norm(self.dropout(self.dense(context_BTV)) + x_BTH)
+        return y_BTH
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, N * D) -> (B, N, T, D)."""
+        B, T, _ = x.shape
+        return x.view(B, T, self.num_attention_heads, -1).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two projections with an activation between them, residual and layer norm.
+
+    Args:
+        input_dim: H.
+        intermediate_size: F.
+        dropout: Probability, before the layer norm.
+        layer_norm_eps: Added to the variance in the layer norm.
+        hidden_act: The activation, by its name in transformers.
+        linear: Makes a projection from its input and output size.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        intermediate_size: int,
+        dropout: float,
+        layer_norm_eps: float,
+        hidden_act: str = "gelu",
+        linear: NewLinear = nn.Linear,
+    ) -> None:
+        super().__init__()
+        self.intermediate = linear(input_dim, intermediate_size)
+        self.activation: nn.Module = ACT2FN[hidden_act]
+        self.output = linear(intermediate_size, input_dim)
+        self.dropout = Dropout(dropout)
+        self.norm = nn.LayerNorm(input_dim, eps=layer_norm_eps)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, T, H) -> (B, T, H)."""
+        neurons_BTF = self.activation(self.intermediate(hidden_states))
+        y_BTH: Tensor = self.norm(self.dropout(self.output(neurons_BTF)) + hidden_states)
+        return y_BTH
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then feed-forward.
+
+    Args:
+        attention: (B, T, H), and an additive mask (B, 1, 1, T), to (B, T, H).
+        feed_forward: (B, T, H) -> (B, T, H).
+    """
+
+    def __init__(self, attention: Attention, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T, H), and an additive mask (B, 1, 1, T), to (B, T, H)."""
+        y_BTH: Tensor = self.feed_forward(self.attention(hidden_states, attention_mask))
+        return y_BTH
+
+
+class Encoder(nn.Module):
+    """Layers one after the other.
+
+    Args:
+        sizes: What each layer is made of: `input_dim`, `num_layers`, `num_attention_heads`,
+            `attention_hidden_size`, `value_dim`, `intermediate_size`, `dropout`,
+            `layer_norm_eps`, `hidden_act`; other keys are not looked at.
+        linear: Makes a projection from its input and output size.
+    """
+
+    def __init__(self, sizes: Mapping[str, Any], linear: NewLinear = nn.Linear) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                Attention(
+                    sizes["input_dim"],
+                    sizes["num_attention_heads"],
+                    sizes["attention_hidden_size"],
+                    sizes["value_dim"],
+                    sizes["dropout"],
+                    sizes["layer_norm_eps"],
+                    linear,
+                ),
+                FeedForward(
+                    sizes["input_dim"],
+                    sizes["intermediate_size"],
+                    sizes["dropout"],
+                    sizes["layer_norm_eps"],
+                    sizes["hidden_act"],
+                    linear,
+                ),
+            )
+            for _ in range(sizes["num_layers"])
+        )
+
+    def __iter__(self) -> Iterator[EncoderLayer]:
+        """Its layers, first to last."""
+        return iter(cast(list[EncoderLayer], self.layers))
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T, H), and an additive mask (B, 1, 1, T), to (B, T, H)."""
+        x_BTH = hidden_states
+        for layer in self:
+            x_BTH = layer(x_BTH, attention_mask)
+        return x_BTH
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of a teacher slice, by the names that students call them."""
+
+    input_dim: int
+    num_layers: int
+    num_attention_heads: int
+    attention_hidden_size: int
+    intermediate_size: int
+    layer_norm_eps: float
+    hidden_act: str
+
+    @classmethod
+    def of(cls, teacher: TeacherSlice) -> Geometry:
+        """Reads them off the first layer; all layers of an encoder are alike.
+
+        Raises:
+            SlicewiseError: The teacher's layers are not of BERT's shape.
+        """
+        layer: Any = teacher.layers[0]
+        parts = _parts(layer, teacher.source)
+        # BERT's attention is two levels deep, DistilBERT's one; the other names differ as well.
+        attention = getattr(layer.attention, "self", layer.attention)
+        settings = attention.config
+        heads = getattr(attention, "num_attention_heads", None) or attention.n_heads
+        hidden_act = getattr(settings, "hidden_act", None) or settings.activation
+        if hidden_act not in ACT2FN:
+            raise _other_shape(teacher.source)
+        return cls(
+            input_dim=teacher.hidden_size,
+            num_layers=len(teacher.layers),
+            num_attention_heads=heads,
+            attention_hidden_size=parts["attention.query"].out_features // heads,
+            intermediate_size=parts["feed_forward.intermediate"].out_features,
+            layer_norm_eps=parts["feed_forward.norm"].eps,
+            hidden_act=hidden_act,
+        )
+
+
+@torch.no_grad()
+def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
+    """A copy of the teacher's first layers, frozen, in eval mode and on the teacher's device.
+
+    Args:
+        teacher: Of BERT's shape.
+        num_layers: How many layers.
+
+    Raises:
+        ArgumentError: The teacher has fewer.
+        SlicewiseError: The teacher's layers are not of BERT's shape.
+    """
+    geometry = Geometry.of(teacher)
+    if num_layers > geometry.num_layers:
+        raise ArgumentError(
+            "num_layers", num_layers, f"1 to {geometry.num_layers}, the layers of the teacher"
+        )
+    source = teacher.layers[:num_layers]
+    encoder = Encoder(
+        {
+            **vars(geometry),
+            "num_layers": num_layers,
+            "value_dim": geometry.num_attention_heads * geometry.attention_hidden_size,
+            "dropout": 0.0,
+        }
+    )
+    for layer, ours in zip(source, encoder, strict=True):
+        for name, part in _parts(layer, teacher.source).items():
+            ours.set_submodule(name, copy.deepcopy(part), strict=True)
+    encoder.requires_grad_(False).eval()
+    # The names can fit where the computation does not: layer norms before the blocks, say.
+    x_BTH = torch.randn(1, 4, geometry.input_dim, generator=torch.Generator().manual_seed(0))
+    x_BTH = x_BTH.to(next(encoder.parameters()).device)
+    y_BTH = x_BTH
+    for layer in source:
+        output = layer(y_BTH, None)
+        y_BTH = output[0] if isinstance(output, tuple) else output
+    if not torch.allclose(encoder(x_BTH), y_BTH, atol=1e-4):
+        raise _other_shape(teacher.source)
+    return encoder
+
+
+def check_sizes(arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that no layer can be made of.
+
+    Raises:
+        ArgumentError: A size is not positive, the heads do not divide `value_dim`, `dropout` is
+            not a probability below 1, `layer_norm_eps` is negative, or transformers has no
+            activation `hidden_act`.
+    """
+    for name in (
+        "input_dim",
+        "num_layers",
+        "num_attention_heads",
+        "attention_hidden_size",
+        "value_dim",
+        "intermediate_size",
+    ):
+        if arguments.get(name, 1) < 1:
+            raise ArgumentError(name, arguments[name], "an integer of at least 1")
+    if not 0 <= arguments["dropout"] < 1:
+        raise ArgumentError("dropout", arguments["dropout"], "a probability p with 0 <= p < 1")
+    if not arguments["layer_norm_eps"] >= 0:
+        raise ArgumentError("layer_norm_eps", arguments["layer_norm_eps"], "a number of at least 0")
+    if arguments["hidden_act"] not in ACT2FN:
+        raise ArgumentError("hidden_act", arguments["hidden_act"], ", ".join(sorted(ACT2FN)))
+    value_dim, heads = arguments.get("value_dim", 0), arguments.get("num_attention_heads", 1)
+    if value_dim % heads:
+        raise ArgumentError(
+            "value_dim",
+            value_dim,
+            f"a multiple of num_attention_heads={heads}, such as "
+            f"{max(1, round(value_dim / heads)) * heads}",
+        )
+
+
+def check_head_size(input_dim: int, num_attention_heads: int) -> None:
+    """Refuses heads that do not divide the hidden size, where they share it.
+
+    Raises:
+        ArgumentError: They do not.
+    """
+    if input_dim % num_attention_heads:
+        divisors = [n for n in range(1, input_dim + 1) if input_dim % n == 0]
+        raise ArgumentError(
+            "num_attention_heads",
+            num_attention_heads,
+            f"a divisor of input_dim={input_dim}: {', '.join(map(str, divisors))}",
+        )
+
+
+def _parts(layer: nn.Module, source: str) -> dict[str, Any]:
+    """The linear maps and layer norms of a teacher's layer, by our names."""
+    modules = dict(layer.named_modules())
+    for names in _NAMES:
+        if set(names.values()) <= set(modules):
+            return {ours: modules[theirs] for ours, theirs in names.items()}
+    raise _other_shape(source)
+
+
+def _other_shape(source: str) -> SlicewiseError:
+    return SlicewiseError(
+        f"The layers of {source} are not of BERT's shape, which this student takes sizes or "
+        "weights from\nWithout them: student=approx"
+    )

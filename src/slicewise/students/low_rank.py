@@ -1,0 +1,162 @@
+"""The teacher's layers with every linear map cut to a rank.
+
+Shapes: B batch, T tokens, H hidden size, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from slicewise.data.batch import Batch
+from slicewise.errors import ArgumentError
+from slicewise.students.base import Student
+from slicewise.students.layers import (
+    Encoder,
+    Geometry,
+    check_head_size,
+    check_sizes,
+    read_layers,
+)
+from slicewise.students.reduction import Moments, factorise, layer_moments
+
+if TYPE_CHECKING:
+    from slicewise.teacher import TeacherSlice
+
+
+class LowRankLinear(nn.Module):
+    """A linear map in two factors, with one bias.
+
+    Args:
+        in_features: Of the input.
+        out_features: Of the output.
+        rank: R, the size between the factors.
+    """
+
+    def __init__(self, in_features: int, out_features: int, rank: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(in_features, rank, bias=False)
+        self.outer = nn.Linear(rank, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        y: Tensor = self.outer(self.inner(x))
+        return y
+
+
+class LowRank(Student):
+    """Layers of BERT's shape whose six linear maps each go through R dimensions.
+
+    A map of I inputs and O outputs has R * (I + O) weights in the place of I * O. Biases and
+    layer norms stay.
+
+    Args:
+        input_dim: H, the hidden size of the teacher.
+        rank: R, at most `input_dim` and `intermediate_size`; beyond them it could add nothing.
+        num_layers: How many layers.
+        num_attention_heads: They divide `input_dim`.
+        intermediate_size: Neurons of each feed-forward block.
+        dropout: Probability, on the attention probabilities and before the layer norms.
+        layer_norm_eps: Added to the variance in the layer norms.
+        hidden_act: The activation, by its name in transformers.
+
+    Raises:
+        ArgumentError: A size is not positive, `rank` is too large, the heads do not divide
+            `input_dim`, `dropout` is not a probability below 1, or there is no such activation.
+    """
+
+    initialisations = ("random", "teacher")
+
+    def __init__(
+        self,
+        input_dim: int,
+        rank: int,
+        num_layers: int = 1,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 1536,
+        dropout: float = 0.0,
+        layer_norm_eps: float = 1e-12,
+        hidden_act: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "input_dim": input_dim,
+            "rank": rank,
+            "num_layers": num_layers,
+            "num_attention_heads": num_attention_heads,
+            "intermediate_size": intermediate_size,
+            "dropout": dropout,
+            "layer_norm_eps": layer_norm_eps,
+            "hidden_act": hidden_act,
+        }
+        check_sizes(self.config)
+        check_head_size(input_dim, num_attention_heads)
+        largest = min(input_dim, intermediate_size)
+        if not 1 <= rank <= largest:
+            raise ArgumentError("rank", rank, f"1 to {largest}, the rank of a whole map")
+        sizes = {
+            "attention_hidden_size": input_dim // num_attention_heads,
+            "value_dim": input_dim,
+        }
+        self.encoder = Encoder(
+            {**self.config, **sizes}, lambda inputs, outputs: LowRankLinear(inputs, outputs, rank)
+        )
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        y_BTH: Tensor = self.encoder(hidden_states, attention_mask)
+        return y_BTH
+
+    @classmethod
+    def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
+        sizes = dict(vars(Geometry.of(teacher)))
+        del sizes["attention_hidden_size"]
+        return sizes
+
+    @torch.no_grad()
+    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
+        """Factorises the teacher's first `num_layers` layers.
+
+        Each map is cut where its outputs change least for the inputs that it sees: see
+        `slicewise.students.reduction.factorise` (SVD-LLM, ASVD). A student of full rank is the
+        teacher.
+
+        Args:
+            teacher: Of BERT's shape, and of this student's sizes.
+            batches: What enters the slice.
+
+        Raises:
+            ArgumentError: A size is not the teacher's.
+            SlicewiseError: The teacher's layers are not of BERT's shape.
+        """
+        source = read_layers(teacher, self.config["num_layers"])
+        geometry = Geometry.of(teacher)
+        for name in ("input_dim", "num_attention_heads", "intermediate_size"):
+            if self.config[name] != getattr(geometry, name):
+                raise ArgumentError(
+                    name,
+                    self.config[name],
+                    f"{getattr(geometry, name)}, as the teacher has, where the weights come "
+                    "from it",
+                )
+        moments = layer_moments(source, batches)
+        for ours, theirs, seen in zip(self.encoder, source, moments, strict=True):
+            inputs: dict[str, Moments] = {
+                "attention.query": seen.hidden,
+                "attention.key": seen.hidden,
+                "attention.value": seen.hidden,
+                "attention.dense": seen.context,
+                "feed_forward.intermediate": seen.attended,
+                "feed_forward.output": seen.neurons,
+            }
+            for name, moment in inputs.items():
+                linear: Any = theirs.get_submodule(name)
+                ours_linear: Any = ours.get_submodule(name)
+                inner_RI, outer_OR, bias_O = factorise(linear, moment, self.config["rank"])
+                ours_linear.inner.weight.copy_(inner_RI)
+                ours_linear.outer.weight.copy_(outer_OR)
+                ours_linear.outer.bias.copy_(bias_O)
+            for name in ("attention.norm", "feed_forward.norm"):
+                ours.get_submodule(name).load_state_dict(theirs.get_submodule(name).state_dict())

@@ -1,0 +1,96 @@
+"""The teacher slice itself: the row that every other is read against.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from slicewise.data.batch import Batch
+from slicewise.errors import ArgumentError
+from slicewise.students.base import Student
+from slicewise.students.layers import (
+    Encoder,
+    Geometry,
+    check_head_size,
+    check_sizes,
+    read_layers,
+)
+
+if TYPE_CHECKING:
+    from slicewise.teacher import TeacherSlice
+
+
+class Original(Student):
+    """A frozen copy of a teacher slice of BERT's shape, which loads without the teacher.
+
+    Args:
+        input_dim: H, the hidden size of the teacher.
+        num_layers: How many layers.
+        num_attention_heads: They divide `input_dim`.
+        intermediate_size: Neurons of each feed-forward block.
+        layer_norm_eps: Added to the variance in the layer norms.
+        hidden_act: The activation, by its name in transformers.
+
+    Raises:
+        ArgumentError: A size is not positive, the heads do not divide `input_dim`, or there is
+            no such activation.
+    """
+
+    initialisations = ("teacher",)
+
+    def __init__(
+        self,
+        input_dim: int,
+        num_layers: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        layer_norm_eps: float = 1e-12,
+        hidden_act: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "input_dim": input_dim,
+            "num_layers": num_layers,
+            "num_attention_heads": num_attention_heads,
+            "intermediate_size": intermediate_size,
+            "layer_norm_eps": layer_norm_eps,
+            "hidden_act": hidden_act,
+        }
+        sizes = {**self.config, "dropout": 0.0}
+        check_sizes(sizes)
+        check_head_size(input_dim, num_attention_heads)
+        sizes["attention_hidden_size"] = input_dim // num_attention_heads
+        sizes["value_dim"] = input_dim
+        self.encoder = Encoder(sizes)
+        self.requires_grad_(False)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        y_BTH: Tensor = self.encoder(hidden_states, attention_mask)
+        return y_BTH
+
+    @classmethod
+    def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
+        sizes = dict(vars(Geometry.of(teacher)))
+        del sizes["attention_hidden_size"]
+        return sizes
+
+    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
+        """Copies the teacher's weights.
+
+        Args:
+            teacher: Of BERT's shape, and of this student's sizes.
+            batches: Not needed.
+
+        Raises:
+            ArgumentError: A size is not the teacher's.
+            SlicewiseError: The teacher's layers are not of BERT's shape.
+        """
+        for name, size in self.sizes_from(teacher).items():
+            if self.config[name] != size:
+                raise ArgumentError(name, self.config[name], f"null or {size}, as the teacher has")
+        self.encoder.load_state_dict(read_layers(teacher, self.config["num_layers"]).state_dict())

@@ -1,0 +1,421 @@
+"""Smaller layers out of a teacher's: what to keep, and how to make up for the rest.
+
+Every choice here is the best rank-r or least-squares approximation of a linear map, for inputs of
+a given mean and covariance. They come from running the teacher on batches; without batches, from
+its weights. All of it in float64 on the CPU, where covariances can be factorised safely.
+
+Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per head), V value_dim
+(all heads), W = V / N, F intermediate size, I inputs of a linear map, O its outputs, J inputs kept,
+R rank.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from slicewise.data.batch import Batch
+from slicewise.students.layers import Attention, Encoder, EncoderLayer, FeedForward
+
+# Relative to the mean variance: what keeps a covariance positive definite after rounding.
+_JITTER = 1e-10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of what enters a linear map.
+
+    Attributes:
+        mean_I: (I,), float64.
+        covariance_II: (I, I), float64, positive definite.
+    """
+
+    mean_I: Tensor
+    covariance_II: Tensor
+
+    @classmethod
+    def centred(cls, covariance_II: Tensor) -> Moments:
+        """Of a mean of zero."""
+        return cls(covariance_II.new_zeros(len(covariance_II)), _positive_definite(covariance_II))
+
+
+class MomentSums:
+    """Sums over tokens, from which moments follow.
+
+    Args:
+        size: I.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.tokens = 0
+        self.sum_I = torch.zeros(size, dtype=torch.float64)
+        self.sum_II = torch.zeros(size, size, dtype=torch.float64)
+
+    def add(self, x_KI: Tensor) -> None:
+        """Counts K more tokens."""
+        self.tokens += len(x_KI)
+        self.sum_I += x_KI.sum(0).cpu().double()
+        if torch.get_float32_matmul_precision() != "highest":
+            # Products of 8 or 11 bits could leave a covariance that is none.
+            x_KI = x_KI.cpu().double()
+        # Else in the tokens' own precision: a covariance needs no more, and it is faster.
+        self.sum_II += (x_KI.T @ x_KI).cpu().double()
+
+    def mean(self) -> Tensor:
+        """(I,)."""
+        return self.sum_I / self.tokens
+
+    def covariance(self) -> Tensor:
+        """(I, I)."""
+        mean_I = self.mean()
+        return self.sum_II / self.tokens - torch.outer(mean_I, mean_I)
+
+    def moments(self) -> Moments:
+        """Mean and covariance, the latter shrunk towards its diagonal.
+
+        With fewer tokens than inputs a sample covariance is singular, and with few more its small
+        eigenvalues are chance. Shrinking (Ledoit and Wolf 2004,
+        https://doi.org/10.1016/S0047-259X(03)00096-4; here by I / (I + 10 tokens): on MiniLM
+        better than I + tokens, and as good as I + 100 tokens) keeps what is inferred from it sane,
+        and vanishes as tokens become many.
+        """
+        covariance_II = self.covariance()
+        size = len(covariance_II)
+        shrunk_II = torch.lerp(
+            covariance_II, covariance_II.diag().diag(), size / (size + 10 * self.tokens)
+        )
+        return Moments(self.mean(), _positive_definite(shrunk_II))
+
+
+@dataclass(frozen=True)
+class LayerMoments:
+    """Of what enters each linear map of a layer.
+
+    Attributes:
+        hidden: (H,): enters query, key and value.
+        context: (V,): enters the attention's dense map.
+        attended: (H,): enters the feed-forward block.
+        neurons: (F,): enters the feed-forward block's output map.
+    """
+
+    hidden: Moments
+    context: Moments
+    attended: Moments
+    neurons: Moments
+
+
+@torch.no_grad()
+def layer_moments(encoder: Encoder, batches: Iterable[Batch]) -> list[LayerMoments]:
+    """The moments in each layer of a teacher.
+
+    Args:
+        encoder: As `read_layers` makes it, on any device.
+        batches: What enters it. Without any, hidden states are taken to have a mean of zero and
+            a covariance of one, each token to attend to itself, and each neuron to be as large
+            as its weights are long, apart from the others.
+    """
+    device = next(encoder.parameters()).device
+    sums = {
+        linear: MomentSums(linear.in_features)
+        for layer in encoder
+        for linear in _distinct_linears(layer)
+    }
+    with _inputs_of(*sums) as inputs:
+        for batch in batches:
+            mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+            encoder(batch.hidden_states.to(device), mask)
+            for linear, linear_sums in sums.items():
+                linear_sums.add(counted_tokens(inputs[linear], batch))
+    if not any(linear_sums.tokens for linear_sums in sums.values()):
+        return [_moments_without_data(layer) for layer in encoder]
+    return [
+        LayerMoments(*(sums[linear].moments() for linear in _distinct_linears(layer)))
+        for layer in encoder
+    ]
+
+
+def counted_tokens(x_BTI: Tensor, batch: Batch) -> Tensor:
+    """(B, T, I) to (K, I): the tokens of the batch that are no padding."""
+    keep_BT = batch.real_tokens()
+    return x_BTI.flatten(0, 1) if keep_BT is None else x_BTI[keep_BT.to(x_BTI.device)]
+
+
+@torch.no_grad()
+def factorise(linear: nn.Linear, moments: Moments, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best map of a rank in the place of a linear map, as two factors and a bias.
+
+    Best for the inputs that there are: SVD of the weight times the Cholesky factor of their
+    covariance, as SVD-LLM (Wang et al. 2024, https://arxiv.org/abs/2403.07378) after ASVD (Yuan et
+    al. 2023, https://arxiv.org/abs/2312.05821). The mean goes into the bias, and takes no rank.
+
+    Args:
+        linear: (I) -> (O).
+        moments: Of its inputs.
+        rank: R, at most the smaller of I and O.
+
+    Returns:
+        (R, I), (O, R) and (O,): `outer @ (inner @ x) + bias`.
+    """
+    weight_OI, bias_O = _weights(linear)
+    root_II = torch.linalg.cholesky(moments.covariance_II)
+    left_OR, values_R, _ = torch.linalg.svd(weight_OI @ root_II, full_matrices=False)
+    # U U^T W is the whitened SVD cut at R and unwhitened again, without an inverse.
+    left_OR = left_OR[:, :rank]
+    inner_RI = left_OR.T @ weight_OI
+    bias_O = bias_O + weight_OI @ moments.mean_I - left_OR @ (inner_RI @ moments.mean_I)
+    # Each factor gets half of every singular value: both then learn at the same rate.
+    scale_R = (values_R[:rank] / root_II.diagonal().mean()).sqrt().clamp_min(_JITTER)
+    return inner_RI / scale_R[:, None], left_OR * scale_R, bias_O
+
+
+@torch.no_grad()
+def reduce_feed_forward(source: FeedForward, target: FeedForward, moments: LayerMoments) -> None:
+    """Fills `target` with the neurons of `source` that matter most.
+
+    The importance of a neuron is the norm of its outgoing weights times the standard deviation of
+    its activation: how much the block's output changes without it, as DynaBERT ranks neurons (Hou
+    et al. 2020, https://arxiv.org/abs/2004.04037) by how much the loss changes. Without data the
+    norm of its incoming weights stands for the deviation. The outgoing weights of those kept, and
+    the bias, are then fitted by least squares to the whole block's output, as in channel pruning
+    (He et al. 2017, https://arxiv.org/abs/1707.06168).
+
+    Args:
+        source: The teacher's.
+        target: With at most as many neurons; filled in place.
+        moments: Of the teacher's layer.
+    """
+    _copy(target.norm, source.norm.weight, source.norm.bias)
+    kept = target.intermediate.out_features
+    if kept == source.intermediate.out_features:
+        _copy(target.intermediate, *_weights(source.intermediate))
+        _copy(target.output, *_weights(source.output))
+        return
+    deviation_F = moments.neurons.covariance_II.diagonal().sqrt()
+    importance_F = _weights(source.output)[0].norm(dim=0) * deviation_F
+    keep_J = importance_F.topk(kept).indices.sort().values
+    weight_FH, bias_F = _weights(source.intermediate)
+    _copy(target.intermediate, weight_FH[keep_J], bias_F[keep_J])
+    select_JF = torch.eye(len(importance_F), dtype=torch.float64)[keep_J]
+    _copy(target.output, *_refitted(source.output, moments.neurons, select_JF))
+
+
+@torch.no_grad()
+def reduce_attention(source: Attention, target: Attention, moments: LayerMoments) -> None:
+    """Fills `target` with the heads of `source` that matter most, each narrowed if need be.
+
+    The importance of a head is the variance that it adds to the output, E|Wo c|^2 over its
+    centred context c. Michel et al. (2019, https://arxiv.org/abs/1905.10650) take the gradient of
+    the loss by a gate on the head; where the loss is the distance to the teacher itself that
+    gradient is zero, and the variance is what the gate costs to second order. Queries and keys of
+    a head are narrowed to the best rank-D approximation of its scores q.k, values to the best
+    rank-W approximation of its output Wo c; the dense map is then fitted by least squares to the
+    output of all heads.
+
+    Args:
+        source: The teacher's.
+        target: With at most as many heads, each at most as wide; filled in place.
+        moments: Of the teacher's layer.
+    """
+    _copy(target.norm, source.norm.weight, source.norm.bias)
+    query_NDH, query_ND = _by_head(source.query, source.num_attention_heads)
+    key_NDH, key_ND = _by_head(source.key, source.num_attention_heads)
+    value_NWH, value_NW = _by_head(source.value, source.num_attention_heads)
+    weight_HV, _ = _weights(source.dense)
+    whole_size = value_NW.shape[1]
+    covariance_VV = moments.context.covariance_II
+    # trace(Wo C Wo^T), head by head, from the diagonal blocks of C.
+    gram_VV = weight_HV.T @ weight_HV
+    spans = [slice(n * whole_size, (n + 1) * whole_size) for n in range(len(value_NW))]
+    importance_N = torch.stack([(gram_VV[s, s] * covariance_VV[s, s]).sum() for s in spans])
+
+    heads = target.num_attention_heads
+    head_size = target.query.out_features // heads
+    value_size = target.value.out_features // heads
+    keep = sorted(importance_N.topk(heads).indices.tolist())
+    queries, keys, values = [], [], []
+    map_JV = torch.zeros(target.value.out_features, len(covariance_VV), dtype=torch.float64)
+    mean_H, covariance_HH = moments.hidden.mean_I, moments.hidden.covariance_II
+    # The student divides scores by the root of its own head size.
+    scale = (head_size / query_ND.shape[1]) ** 0.25
+    for j, n in enumerate(keep):
+        query_DH, query_D = query_NDH[n], query_ND[n]
+        key_DH, key_D = key_NDH[n], key_ND[n]
+        if head_size < len(query_D):
+            # Of the keys only deviations from their mean: what is the same for all of them
+            # leaves the softmax as it was.
+            mean_D = query_DH @ mean_H + query_D
+            map_query, map_key = _balanced(
+                query_DH @ covariance_HH @ query_DH.T + torch.outer(mean_D, mean_D),
+                key_DH @ covariance_HH @ key_DH.T,
+                head_size,
+            )
+            query_DH, query_D = scale * map_query @ query_DH, scale * map_query @ query_D
+            key_DH, key_D = scale * map_key @ key_DH, scale * map_key @ key_D
+        queries.append((query_DH, query_D))
+        keys.append((key_DH, key_D))
+        if value_size < whole_size:
+            span = spans[n]
+            _, map_WW = _balanced(gram_VV[span, span], covariance_VV[span, span], value_size)
+        else:
+            map_WW = torch.eye(whole_size, dtype=torch.float64)
+        values.append((map_WW @ value_NWH[n], map_WW @ value_NW[n]))
+        map_JV[j * value_size : (j + 1) * value_size, spans[n]] = map_WW
+    for linear, blocks in (
+        (target.query, queries),
+        (target.key, keys),
+        (target.value, values),
+    ):
+        _copy(linear, torch.cat([w for w, _ in blocks]), torch.cat([b for _, b in blocks]))
+    if map_JV.shape[0] == map_JV.shape[1]:
+        _copy(target.dense, *_weights(source.dense))
+    else:
+        _copy(target.dense, *_refitted(source.dense, moments.context, map_JV))
+
+
+@torch.no_grad()
+def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[Batch]) -> None:
+    """Fits the output map of a student's last block to what the whole slice returns.
+
+    A student with fewer layers than the slice is, so far, the beginning of the slice: this makes
+    up for the layers that are missing as far as a linear map can. Up to a scale c, the last layer
+    norm of the teacher sees z, normalised; that of the student sees u + W a, of its residual u
+    and its neurons a. W and c are those of the least squares of z - c (u + W a). As in
+    `reduce_feed_forward` the approach is that of channel pruning (He et al. 2017,
+    https://arxiv.org/abs/1707.06168), which fits each block to the outputs of the original.
+
+    Args:
+        student: Ends in a `FeedForward` block; filled in place.
+        last: The name of that block in the student.
+        source: All layers of the teacher, as `read_layers` makes them.
+        batches: What enters the slice; without any, nothing is fitted.
+    """
+    if not batches:
+        return
+    device = next(source.parameters()).device
+    # A copy, so that the student stays on its device and in its mode.
+    running = copy.deepcopy(student).to(device).eval()
+    block: FeedForward = running.get_submodule(last)  # type: ignore[assignment]
+    norm = list(source)[-1].feed_forward.norm
+    taps = (block.output, block.intermediate, norm)
+    F, H = block.output.in_features, block.output.out_features
+    sums = MomentSums(F + 2 * H)
+    with _inputs_of(*taps) as inputs:
+        for batch in batches:
+            mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+            x_BTH = batch.hidden_states.to(device)
+            running(x_BTH, mask)
+            source(x_BTH, mask)
+            a_BTF, u_BTH, sum_BTH = (inputs[tap] for tap in taps)
+            z_BTH = layer_norm(sum_BTH, (H,), eps=norm.eps)
+            sums.add(counted_tokens(torch.cat([a_BTF, u_BTH, z_BTH], dim=-1), batch))
+    moments = sums.moments()
+    a, u, z = slice(0, F), slice(F, F + H), slice(F + H, None)
+    mean, covariance = moments.mean_I, moments.covariance_II
+    root_FF = torch.linalg.cholesky(covariance[a, a])
+    # Of u and of z, the part that the neurons explain.
+    explained_FH2 = torch.cholesky_solve(covariance[a, F:], root_FF)
+    u_FH, z_FH = explained_FH2[:, :H], explained_FH2[:, H:]
+    left_uu = covariance[u, u].diagonal() - (covariance[u, a] * u_FH.T).sum(1)
+    left_uz = covariance[u, z].diagonal() - (covariance[u, a] * z_FH.T).sum(1)
+    scale = left_uz.sum() / left_uu.sum()
+    if not scale > 0:
+        # The residual says nothing about the slice's output, and cannot be turned round.
+        return
+    weight_HF = (z_FH / scale - u_FH).T
+    fitted: FeedForward = student.get_submodule(last)  # type: ignore[assignment]
+    _copy(fitted.output, weight_HF, mean[z] / scale - mean[u] - weight_HF @ mean[a])
+    _copy(fitted.norm, norm.weight, norm.bias)
+
+
+@contextmanager
+def _inputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+    """What last entered each module."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs[module] = arguments[0]
+
+    handles = [module.register_forward_pre_hook(keep) for module in modules]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _distinct_linears(layer: EncoderLayer) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
+    """Those with inputs of their own, in the order of `LayerMoments`."""
+    attention, feed_forward = layer.attention, layer.feed_forward
+    return attention.query, attention.dense, feed_forward.intermediate, feed_forward.output
+
+
+def _moments_without_data(layer: EncoderLayer) -> LayerMoments:
+    value_VH, _ = _weights(layer.attention.value)
+    incoming_FH, _ = _weights(layer.feed_forward.intermediate)
+    unit_HH = torch.eye(value_VH.shape[1], dtype=torch.float64)
+    return LayerMoments(
+        Moments.centred(unit_HH),
+        Moments.centred(value_VH @ value_VH.T),
+        Moments.centred(unit_HH),
+        Moments.centred(incoming_FH.square().sum(1).diag()),
+    )
+
+
+def _balanced(left_DD: Tensor, right_DD: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Maps (R, D) of a pair of vectors that keep most of its scalar product in R dimensions.
+
+    As balanced truncation does (Moore 1981, https://doi.org/10.1109/TAC.1981.1102568): the
+    products of the mapped vectors are the best rank-R approximation of the products.
+
+    Args:
+        left_DD: Second moment of the one vector.
+        right_DD: Of the other.
+        rank: R.
+    """
+    left_root_DD = torch.linalg.cholesky(_positive_definite(left_DD)).T
+    right_root_DD = torch.linalg.cholesky(_positive_definite(right_DD)).T
+    U_DD, values_D, V_DD = torch.linalg.svd(left_root_DD @ right_root_DD.T)
+    root_R = values_D[:rank].sqrt().clamp_min(_JITTER)[:, None]
+    return V_DD[:rank] @ right_root_DD / root_R, U_DD.T[:rank] @ left_root_DD / root_R
+
+
+def _refitted(dense: nn.Linear, moments: Moments, map_JI: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (O, J) and bias (O,) that make the most of inputs of which only a map is left.
+
+    Least squares: the covariance of the output with what is left, times the inverse covariance of
+    what is left.
+    """
+    weight_OI, bias_O = _weights(dense)
+    cross_IJ = moments.covariance_II @ map_JI.T
+    root_JJ = torch.linalg.cholesky(_positive_definite(map_JI @ cross_IJ))
+    weight_OJ = torch.cholesky_solve((weight_OI @ cross_IJ).T, root_JJ).T
+    return weight_OJ, bias_O + (weight_OI - weight_OJ @ map_JI) @ moments.mean_I
+
+
+def _positive_definite(covariance_II: Tensor) -> Tensor:
+    floor = covariance_II.diagonal().mean() * _JITTER
+    unit_II = torch.eye(len(covariance_II), dtype=covariance_II.dtype)
+    return (covariance_II + covariance_II.T) / 2 + floor.clamp_min(1e-30) * unit_II
+
+
+def _weights(linear: Any) -> tuple[Tensor, Tensor]:
+    """Weight (O, I) and bias (O,) of a linear map."""
+    return linear.weight.cpu().double(), linear.bias.cpu().double()
+
+
+def _by_head(linear: nn.Module, heads: int) -> tuple[Tensor, Tensor]:
+    """Weight (N, D, H) and bias (N, D) of a projection to all heads."""
+    weight, bias = _weights(linear)
+    return weight.view(heads, -1, weight.shape[1]), bias.view(heads, -1)
+
+
+def _copy(module: Any, weight: Tensor, bias: Tensor) -> None:
+    module.weight.copy_(weight)
+    module.bias.copy_(bias)

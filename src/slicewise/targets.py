@@ -1,0 +1,294 @@
+"""The teacher's outputs, computed once and shared by all fits that need the same ones.
+
+Teacher slice, data settings and seed decide them, so all trials of a sweep see the same targets.
+They lie in files, one for each batch, in a folder named by a fingerprint of all that decides them.
+A file appears whole or not at all, so any number of processes may write and be killed; it carries
+a checksum, and what is damaged is computed again.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import mmap
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slicewise.data.batch import Batch, BatchIndex, Split
+from slicewise.teacher import TeacherSlice
+
+log = logging.getLogger(__name__)
+
+_MAGIC = b"slicewise target 1\n"
+_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+# A folder that was used so recently may be in use.
+_SECONDS_IN_USE = 600.0
+
+
+def fingerprint(teacher: TeacherSlice, **decisive: Any) -> str:
+    """Names the targets of a teacher: 32 hexadecimal digits.
+
+    Args:
+        teacher: Its weights count, not where they come from.
+        decisive: Whatever else decides the outputs to the last bit, as JSON values: the data
+            and its seed, the precision, the device, the versions.
+    """
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    for name, tensor in sorted(teacher.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+class TargetStore:
+    """A folder of targets.
+
+    Args:
+        root: Holds the folders of all fingerprints.
+        name: The fingerprint.
+        limit: Bytes that all folders may take. When this one has no room left, those that have
+            not been used for longest are removed; then no more is written.
+    """
+
+    def __init__(self, root: Path, name: str, limit: int) -> None:
+        self.folder = root / name
+        self._root = root
+        self._limit = limit
+        self._full = False
+        self._unmeasured = 0
+        self._used = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.touch()
+
+    def touch(self) -> None:
+        """Marks the folder as used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)
+
+    def read(self, index: BatchIndex) -> Tensor | None:
+        """The target of a batch, or None where there is none that is whole.
+
+        The tensor is mapped into memory: processes that read the same share it.
+        """
+        path = self._path(index)
+        try:
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return _decoded(content)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("%s is damaged (%s): computed again", path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+
+    def write(self, index: BatchIndex, target: Tensor) -> bool:
+        """Keeps a target, if there is room; says whether."""
+        content = _encoded(target)
+        if self._full or not self._has_room(len(content)):
+            return False
+        try:
+            # A name of its own: several processes may be writing the same target.
+            descriptor, unfinished = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
+            with open(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(unfinished, self._path(index))
+        except OSError as error:
+            log.warning("No target is kept from here on: %s", error)
+            self._full = True
+            return False
+        return True
+
+    def _path(self, index: BatchIndex) -> Path:
+        return self.folder / f"{index.split.name.lower()}-{index.number:08d}.bin"
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes fit; measured now and then, as others write too."""
+        self._unmeasured += size
+        if self._used == 0 or self._unmeasured > self._limit // 50:
+            self._used = _size_of(self._root)
+            self._unmeasured = size
+        while self._used + self._unmeasured > self._limit:
+            freed = self._remove_least_recent()
+            if freed == 0:
+                log.info("Targets: %s is full (data.cache_limit)", self._root)
+                self._full = True
+                return False
+            self._used -= freed
+        return True
+
+    def _remove_least_recent(self) -> int:
+        """Removes the folder that has not been used for longest; returns its bytes."""
+        others = [path for path in self._root.iterdir() if path.is_dir() and path != self.folder]
+        old = []
+        for path in others:
+            with contextlib.suppress(FileNotFoundError):
+                last_use = path.stat().st_mtime
+                if time.time() - last_use > _SECONDS_IN_USE:
+                    old.append((last_use, path))
+        if not old:
+            return 0
+        _, oldest = min(old)
+        size = _size_of(oldest)
+        log.info("Targets: removing %s, not used for longest", oldest)
+        shutil.rmtree(oldest, ignore_errors=True)
+        return size
+
+
+@dataclass
+class CachedTargets:
+    """Targets out of a store, out of memory, or from the teacher.
+
+    Validation targets stay in memory. Those of training are read ahead, while the step before
+    runs.
+
+    Args:
+        compute: Asks the teacher.
+        store: Where targets are kept on disk; None: nowhere.
+        memory_limit: Bytes of training targets that are kept in memory.
+        keep_valid: Whether validation targets are kept in memory.
+        only_if_faster: Before the first training target is read from the store, measure whether
+            the teacher would be faster; if so, do without the store.
+        step: From one training batch of this rank to its next, in `BatchIndex.number`.
+
+    Attributes:
+        computed: How often the teacher was asked for a target.
+    """
+
+    compute: Callable[[Batch], Tensor]
+    store: TargetStore | None = None
+    memory_limit: int = 0
+    keep_valid: bool = True
+    only_if_faster: bool = False
+    step: int = 1
+    computed: int = 0
+    _memory: dict[BatchIndex, Tensor] = field(default_factory=dict)
+    _kept: int = 0
+    _ahead: dict[BatchIndex, Future[Tensor | None]] = field(default_factory=dict)
+    _reader: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="targets")
+    )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The teacher's output for a batch, (B, T, H), on the batch's device."""
+        index = batch.origin
+        if index is None:
+            return self.compute(batch)
+        known = self._memory.get(index)
+        if known is not None:
+            return known.to(batch.hidden_states.device, non_blocking=True)
+        if self.only_if_faster and index.split is Split.TRAIN:
+            self._choose(batch, index)
+        target = self._from_store(index)
+        if target is not None:
+            target = target.to(batch.hidden_states.device, non_blocking=True)
+        else:
+            target = self.compute(batch)
+            self.computed += 1
+            if self.store is not None:
+                self._reader.submit(self.store.write, index, target.detach().cpu())
+        self._remember(index, target)
+        return target
+
+    def _choose(self, batch: Batch, index: BatchIndex) -> None:
+        """Measures the teacher against the store, once, and keeps to the faster."""
+        self.only_if_faster = False
+        assert self.store is not None
+        # Once to warm up.
+        self._timed(lambda: self.compute(batch), batch)
+        target, asking = self._timed(lambda: self.compute(batch), batch)
+        if not self.store.write(index, target.cpu()):
+            self.store = None
+            return
+        store = self.store
+        _, reading = self._timed(lambda: store.read(index).to(target.device), batch)  # type: ignore[union-attr]
+        faster = reading < asking
+        log.info(
+            "Targets: %.1f ms a batch to read, %.1f ms to compute: %s",
+            1000 * reading,
+            1000 * asking,
+            f"kept in {store.folder}" if faster else "not kept",
+        )
+        if not faster:
+            self.store = None
+
+    @staticmethod
+    def _timed(work: Callable[[], Tensor], batch: Batch) -> tuple[Tensor, float]:
+        started = time.perf_counter()
+        result = work()
+        if batch.hidden_states.is_cuda:
+            torch.cuda.synchronize()
+        return result, time.perf_counter() - started
+
+    def _from_store(self, index: BatchIndex) -> Tensor | None:
+        if self.store is None:
+            return None
+        coming = self._ahead.pop(index, None)
+        target = self.store.read(index) if coming is None else coming.result()
+        self._ahead.clear()
+        if index.split is Split.TRAIN and target is not None:
+            following = index._replace(number=index.number + self.step)
+            self._ahead[following] = self._reader.submit(self.store.read, following)
+        return target
+
+    def _remember(self, index: BatchIndex, target: Tensor) -> None:
+        if index.split is not Split.TRAIN:
+            if self.keep_valid:
+                self._memory[index] = target
+            return
+        size = target.numel() * target.element_size()
+        if self._kept + size <= self.memory_limit:
+            self._kept += size
+            self._memory[index] = target
+
+
+def _encoded(target: Tensor) -> bytes:
+    """Magic, header length, header, checksum of all before and after it, values."""
+    values = target.contiguous().view(torch.uint8).numpy().tobytes()
+    header = json.dumps({"shape": list(target.shape), "dtype": str(target.dtype)}).encode()
+    checksum = zlib.crc32(values, zlib.crc32(header))
+    # Padded, so that the values lie where any dtype may lie.
+    front = _MAGIC + json.dumps([len(header), checksum]).encode() + b"\n" + header
+    return front + b"\n" * (-len(front) % 64) + values
+
+
+def _decoded(content: mmap.mmap) -> Tensor:
+    """Raises ValueError or KeyError where the content is not what was written."""
+    if content.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("it is no target")
+    length, checksum = json.loads(content.readline())
+    raw = content.read(length)
+    header = json.loads(raw)
+    start = content.tell()
+    start += -start % 64
+    view = memoryview(content)[start:]
+    if zlib.crc32(view, zlib.crc32(raw)) != checksum:
+        raise ValueError("its checksum is wrong")
+    dtype = _DTYPES[header["dtype"]]
+    return torch.frombuffer(content, dtype=dtype, offset=start).view(header["shape"])
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files in a folder and below; others may remove some meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total

