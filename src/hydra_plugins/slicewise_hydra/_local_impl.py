@@ -1,0 +1,594 @@
+"""What `hydra/launcher=local` does: one process for each job, some of them at a time.
+
+A process is started with its share of the machine in its environment, reads what it has to run
+from a file, and sends back a `JobReturn` through a pipe. One that is gone without is replaced.
+The thread that launches does all of it, and sleeps until one of them has something to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import io
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import (
+    JobReturn,
+    JobStatus,
+    _take_job_return_handoff,
+    configure_log,
+    env_override,
+    filter_overrides,
+    run_job,
+    setup_globals,
+)
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.slicewise_hydra.local import LocalLauncher
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.devices import cpu_count, visible_gpus
+
+log = logging.getLogger(__name__)
+
+OUTPUT_NAME = "output.log"
+# The first word of a job's process; the other one is its result.
+_BEGUN = b""
+# From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+
+
+def launch(
+    launcher: LocalLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[JobReturn]:
+    """Runs jobs in processes of their own, and waits for all of them.
+
+    Args:
+        launcher: Its settings, and what Hydra has given it.
+        job_overrides: The overrides of each job.
+        initial_job_idx: The number of the first job.
+
+    Returns:
+        What each job returned, in the order of `job_overrides`. A job that raised, or whose
+        process died once too often, has failed, with the exception as its value.
+
+    Raises:
+        ArgumentError: A setting of the launcher is not allowed.
+        KeyboardInterrupt: Ctrl-C or, in the main thread, SIGTERM; all processes have ended.
+        BaseException: What a job raised that is not its failure but the end of all, as in
+            Hydra's own launcher: its configuration cannot be composed, a callback raised, it
+            called `sys.exit`. The others have been stopped.
+    """
+    setup_globals()
+    slots = _number_of_slots(launcher, len(job_overrides))
+    environments = slot_environments(slots, launcher.gpus_per_job)
+    configure_log(
+        launcher.config.hydra.hydra_logging,
+        launcher.config.hydra.verbose,
+        execution_whitelist=launcher.hydra_context.execution_whitelist,
+    )
+    Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    log.info(
+        "Launching %s locally in %s%s",
+        _counted(len(job_overrides), "job"),
+        _counted(slots, "process", "processes"),
+        "" if slots == 1 else f", which print to {OUTPUT_NAME} in each job's directory",
+    )
+    numbered = list(enumerate(job_overrides, start=initial_job_idx))
+    with _Interrupts() as interrupts:
+        jobs = _Jobs(launcher, environments, interrupts)
+        try:
+            returns = jobs.run(numbered)
+        finally:
+            jobs.stop()
+    return [returns[number] for number, _ in numbered]
+
+
+def slot_environments(slots: int, gpus_per_job: int | None) -> list[dict[str, str]]:
+    """The environment variables by which processes share this machine.
+
+    Args:
+        slots: How many processes there are at a time.
+        gpus_per_job: How many GPUs each of them sees; None: an equal share, at least one.
+
+    Returns:
+        What to set for each; nothing for CPU threads that the user has set.
+
+    Raises:
+        ArgumentError: `gpus_per_job` is more than there are.
+    """
+    gpus = visible_gpus()
+    share = max(1, len(gpus) // slots) if gpus_per_job is None else gpus_per_job
+    if gpus_per_job is not None and not 0 <= share <= len(gpus):
+        allowed = f"0 to {len(gpus)}, the number of visible GPUs; null shares them"
+        raise ArgumentError("hydra.launcher.gpus_per_job", gpus_per_job, allowed)
+    environments: list[dict[str, str]] = []
+    for slot in range(slots):
+        environment = {}
+        if gpus:
+            # Slots take turns: disjoint while there are enough, shared evenly where not.
+            own = [gpus[(slot * share + i) % len(gpus)] for i in range(share)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        if slots > 1 and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(max(1, cpu_count() // slots))
+        environments.append(environment)
+    return environments
+
+
+def _number_of_slots(launcher: LocalLauncher, jobs: int) -> int:
+    """How many processes there are at a time; also checks the launcher's other numbers."""
+    if launcher.n_jobs is not None and launcher.n_jobs < 1:
+        raise ArgumentError("hydra.launcher.n_jobs", launcher.n_jobs, "at least 1, or null")
+    if launcher.max_restarts < 0:
+        raise ArgumentError("hydra.launcher.max_restarts", launcher.max_restarts, "at least 0")
+    if launcher.grace < 0:
+        raise ArgumentError("hydra.launcher.grace", launcher.grace, "at least 0 seconds")
+    return max(1, min(jobs, launcher.n_jobs or cpu_count()))
+
+
+# The side that launches.
+
+
+@dataclass
+class _Job:
+    """A job, from its first process to its last.
+
+    Attributes:
+        number: Hydra's `job.num`.
+        overrides: Those that make it different.
+        directory: Where Hydra puts what it writes.
+        payload: What its process needs, pickled.
+        deaths: How many of its processes have died.
+    """
+
+    number: int
+    overrides: list[str]
+    directory: Path
+    payload: bytes
+    deaths: int = 0
+
+
+class _JobProcess:
+    """A process that runs a job.
+
+    Args:
+        job: What it runs.
+        slot: Its share of the machine.
+        process: The process; has been started.
+        results: Where its result comes from.
+        payload: The file that it reads and removes.
+
+    Attributes:
+        message: The pickled result, once there is one.
+    """
+
+    def __init__(
+        self, job: _Job, slot: int, process: SpawnProcess, results: Connection, payload: Path
+    ) -> None:
+        assert process.pid is not None
+        self.job = job
+        self.slot = slot
+        self._begun = False
+        self.message: bytes | None = None
+        self._process = process
+        self._results = results
+        self._payload = payload
+        self._ended = _end_of(process)
+
+    def handles(self) -> list[Connection | int]:
+        """What becomes ready when there is news."""
+        return [self._ended] if self._results.closed else [self._ended, self._results]
+
+    def look(self, ready: Sequence[Any]) -> bool:
+        """Takes what has come; whether the process has ended."""
+        if self._results in ready:
+            self._receive()
+        if self._ended not in ready:
+            return False
+        while not self._results.closed and self._results.poll():
+            self._receive()
+        if self.message is None:
+            # Ranks and data workers that it has left behind would keep memory, and its GPU.
+            self._signal_group(signal.SIGKILL)
+        self._process.join()
+        self._results.close()
+        self._payload.unlink(missing_ok=True)
+        if self._ended != self._process.sentinel:
+            os.close(self._ended)
+        return True
+
+    def interrupt(self) -> None:
+        """Asks the job to end, as Ctrl-C does. What it has started is its own concern."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends the process, and all that it has started."""
+        self._signal_group(signal.SIGKILL)
+        # It has no group of its own yet where it is still being set up.
+        self._process.kill()
+
+    def could_not_begin(self) -> bool:
+        """Whether Python gave up, by itself, before it came to the job."""
+        code = self._process.exitcode
+        return not self._begun and code is not None and code >= 0
+
+    def death(self) -> str:
+        """How a process without a result ended: `SIGKILL`, `exit code 3`."""
+        code = self._process.exitcode
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+
+    @property
+    def _pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def _receive(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            message = self._results.recv_bytes()
+            if message == _BEGUN:
+                self._begun = True
+                return
+            self.message = message
+        self._results.close()
+
+    def _signal_group(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, number)
+
+
+class _Jobs:
+    """Has jobs run, in slots that each have a share of the machine.
+
+    Args:
+        launcher: Its settings, and what Hydra has given it.
+        environments: What to set in the environment of each slot.
+        interrupts: Tells of Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        launcher: LocalLauncher,
+        environments: list[dict[str, str]],
+        interrupts: _Interrupts,
+    ) -> None:
+        self._launcher = launcher
+        self._environments = environments
+        self._interrupts = interrupts
+        self._free = list(range(len(environments)))
+        self._running: list[_JobProcess] = []
+        self._returns: dict[int, JobReturn] = {}
+
+    def run(self, jobs: Sequence[tuple[int, Sequence[str]]]) -> dict[int, JobReturn]:
+        """Runs jobs, given by number and overrides; returns what they returned, by number."""
+        waiting = deque(jobs)
+        while waiting or self._running:
+            while waiting and self._free and not self._interrupts.count:
+                number, overrides = waiting.popleft()
+                log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+                self._start(self._prepare(number, list(overrides)), self._free.pop(0))
+            ended = self._wait(None)
+            if self._interrupts.count:
+                raise KeyboardInterrupt
+            for process in ended:
+                self._conclude(process)
+        return self._returns
+
+    def stop(self) -> None:
+        """Ends the processes that still run: politely, and by force after the grace period."""
+        if not self._running:
+            return
+        grace = self._launcher.grace
+        running = _counted(len(self._running), "job")
+        log.warning("Stopping %s within %g s; Ctrl-C kills at once", running, grace)
+        # The Ctrl-C that brought us here, if one did, is not yet the impatient one.
+        patience = min(self._interrupts.count, 1)
+        deadline = time.monotonic() + grace
+        try:
+            for process in self._running:
+                process.interrupt()
+            while self._running and self._interrupts.count <= patience:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._wait(left)
+        finally:
+            for process in self._running:
+                process.kill()
+            while self._running:
+                self._wait(None)
+
+    def _prepare(self, number: int, overrides: list[str]) -> _Job:
+        """Composes a job's configuration and pickles what its process needs."""
+        context = self._launcher.hydra_context
+        config = context.config_loader.load_sweep_config(self._launcher.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = str(number)
+            config.hydra.job.num = number
+        directory = _output_directory(config)
+        content = _Payload(Singleton.get_state(), context, self._launcher.task_function, config)
+        try:
+            payload = cloudpickle.dumps(content)
+        except Exception as error:
+            raise SlicewiseError(
+                f"job #{number} cannot be sent to another process: {error}; "
+                "hydra/launcher=basic runs it in this one"
+            ) from error
+        return _Job(number, overrides, directory, payload)
+
+    def _start(self, job: _Job, slot: int) -> None:
+        # With one process the terminal is its own; several would write over each other.
+        output = job.directory / OUTPUT_NAME if len(self._environments) > 1 else None
+        spawn = multiprocessing.get_context("spawn")
+        results, sender = spawn.Pipe(duplex=False)
+        # Through a file: to write to a process that dies before it reads can take forever.
+        descriptor, payload = tempfile.mkstemp(prefix=f"slicewise-job-{job.number}-")
+        with open(descriptor, "wb") as file:
+            file.write(job.payload)
+        process = spawn.Process(
+            target=_run_in_process, args=(payload, sender, output), name=f"job-{job.number}"
+        )
+        with env_override(self._environments[slot]), _interrupts_held_back():
+            process.start()
+        sender.close()
+        self._running.append(_JobProcess(job, slot, process, results, Path(payload)))
+
+    def _wait(self, seconds: float | None) -> list[_JobProcess]:
+        """Waits for news, at most so long; returns the processes that have ended."""
+        handles = [handle for process in self._running for handle in process.handles()]
+        ready = wait([self._interrupts.handle, *handles], seconds)
+        if self._interrupts.handle in ready:
+            self._interrupts.clear()
+        ended = [process for process in self._running if process.look(ready)]
+        self._running = [process for process in self._running if process not in ended]
+        return ended
+
+    def _conclude(self, ended: _JobProcess) -> None:
+        """Takes the result of a process that has ended, or replaces it."""
+        job = ended.job
+        limit = self._launcher.max_restarts
+        if ended.could_not_begin():
+            # Python has said why on the terminal, and would say it again.
+            raise SlicewiseError(
+                f"the process of job #{job.number} could not be set up ({ended.death()}), for the "
+                "reason printed above; it imports the script, which must start its work only "
+                "if __name__ == '__main__'"
+            )
+        if ended.message is None and job.deaths < limit:
+            job.deaths += 1
+            times = f"{job.deaths} of {limit} times"
+            log.warning("Job #%d died (%s), is started again, %s", job.number, ended.death(), times)
+            self._start(job, ended.slot)
+            return
+        self._free.append(ended.slot)
+        if ended.message is None:
+            self._returns[job.number] = _failed(job.overrides, _gave_up(job, ended.death()))
+            return
+        result = cloudpickle.loads(ended.message)
+        if isinstance(result, _Escaped):
+            raise result.job._return_value
+        self._returns[job.number] = result
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM as something to wait for, while entered in the main thread.
+
+    As exceptions they could come between the start of a process and the note that it was
+    started. Signals that someone else handles, or ignores, are left to them.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.handle, self._writer = os.pipe()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+            for number, handler in ordinary.items():
+                if signal.getsignal(number) == handler:
+                    self._before[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, error: object, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.handle)
+        os.close(self._writer)
+        if self.count and error is None:
+            # It came when all was done but this.
+            raise KeyboardInterrupt
+
+    def clear(self) -> None:
+        """Makes the handle wait for the next one; `count` stays."""
+        os.read(self.handle, 1024)
+
+    def _notice(self, number: int, frame: Any) -> None:
+        self.count += 1
+        os.write(self._writer, b"!")
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes started in here get no Ctrl-C before they let it through.
+
+    Until a process has left our group, the terminal's Ctrl-C reaches it as well, and would end
+    it in the middle of its imports.
+    """
+    # Started together with the first process otherwise, and lets signals through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_of(process: SpawnProcess) -> int:
+    """A file descriptor that becomes ready when the process ends."""
+    assert process.pid is not None
+    try:
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        # The next best: processes that it has forked hold it back until they have ended too.
+        return process.sentinel
+
+
+def _output_directory(config: DictConfig) -> Path:
+    """Where `run_job` will put the job's output, found as it does."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    hydra_config.set_config(config)
+    try:
+        directory = str(OmegaConf.select(config, "hydra.sweep.dir"))
+        return Path(directory, str(OmegaConf.select(config, "hydra.sweep.subdir"))).absolute()
+    finally:
+        hydra_config.cfg = before
+
+
+def _gave_up(job: _Job, death: str) -> SlicewiseError:
+    """The failure of a job whose processes die."""
+    times = "" if job.deaths == 0 else f" {job.deaths + 1} times"
+    of = f"of {death}" if job.deaths == 0 else f"the last time of {death}"
+    hint = " (a machine short of memory kills like that)" if death == "SIGKILL" else ""
+    return SlicewiseError(
+        f"job #{job.number} ({' '.join(filter_overrides(job.overrides))}) died{times} without a "
+        f"result, {of}{hint}; its directory: {job.directory}"
+    )
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:
+    result = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+    result.return_value = error
+    return result
+
+
+# The side of the job.
+
+
+@dataclass
+class _Payload:
+    """What the process of a job needs from the one that launches."""
+
+    singletons: Any
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+
+
+@dataclass
+class _Escaped:
+    """An exception that `run_job` did not take for the failure of its job.
+
+    As a `JobReturn`, which knows how to pickle exceptions.
+    """
+
+    job: JobReturn
+
+
+def _run_in_process(payload: str, results: Connection, output: Path | None) -> None:
+    """What the process of a job does: runs it, and sends what it returned."""
+    os.setpgid(0, 0)
+    _end_with_parent()
+    # Whatever the launching process does about Ctrl-C: its SIGINT is meant for the job.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    results.send_bytes(_BEGUN)
+    result: JobReturn | _Escaped
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if output is not None:
+            _redirect_output(output)
+        # Shows where a job was that dies of a segmentation fault.
+        faulthandler.enable()
+        with open(payload, "rb") as file:
+            os.remove(payload)
+            content = cloudpickle.load(file)
+        result = _run(content)
+    except BaseException as error:
+        # Hydra has attached the job to it, which has it as its value: that pickles forever.
+        _take_job_return_handoff(error)
+        result = _Escaped(_failed([], error))
+        if isinstance(error, Exception):
+            # Its traceback does not travel.
+            error.add_note("".join(traceback.format_exception(error)))
+    # The job is over; an interrupt now could only cut its result in half.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    results.send_bytes(_dumped(result))
+
+
+def _run(payload: _Payload) -> JobReturn:
+    setup_globals()
+    Singleton.set_state(payload.singletons)
+    return run_job(
+        hydra_context=payload.hydra_context,
+        task_function=payload.task_function,
+        config=payload.config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _dumped(result: JobReturn | _Escaped) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(result))
+    except Exception as error:
+        if isinstance(result, _Escaped):
+            raise
+        value = type(result._return_value).__name__
+        result.status = JobStatus.FAILED
+        result.return_value = SlicewiseError(
+            f"the job returned a {value}, which cannot be sent to another process: {error}"
+        )
+        return bytes(cloudpickle.dumps(result))
+
+
+def _redirect_output(file: Path) -> None:
+    """Sends all that this process prints, from C as well, to the end of a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with file.open("ab", buffering=0) as log_file:
+        os.dup2(log_file.fileno(), 1)
+        os.dup2(log_file.fileno(), 2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Lines of the two keep their order, and a killed job its last words.
+        sys.stdout.reconfigure(line_buffering=True)
+
+
+def _end_with_parent() -> None:
+    """Has this process terminated when the thread that started it ends, killed or not."""
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent is not None and os.getppid() != parent.pid:
+        # It ended before we could ask to be told.
+        os.kill(os.getpid(), signal.SIGTERM)
