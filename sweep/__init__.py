@@ -1,0 +1,1 @@
+"""The program: from a command line to a finished study."""

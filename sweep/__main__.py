@@ -1,0 +1,39 @@
+"""python -m sweep: one fit. python -m sweep -m KEY=A,B,C: a study."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import hydra
+from hydra.core.utils import env_override
+
+from sweep import application
+from sweep.console import exit_code_of
+from sweep.devices import started_by_torchrun
+
+
+def main() -> int:
+    application.register_resolvers()
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    hydra_main = hydra.main(
+        config_path=str(application.config_directory()),
+        config_name=application.CONFIG_NAME,
+        execution_whitelist=application.trusted_targets(),
+    )
+    try:
+        if started_by_torchrun() and os.environ["RANK"] != "0":
+            from sweep import torchrun
+
+            torchrun.follow()
+            return 0
+        # Otherwise Hydra prints and exits before we can say what would be allowed.
+        with env_override({"HYDRA_FULL_ERROR": "1"}):
+            hydra_main(application.run)()
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_code_of(error, show_traceback)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

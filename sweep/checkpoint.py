@@ -1,0 +1,48 @@
+"""The checkpoint of a fit that has not ended, in its trial's directory."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zipfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+# What a fit cannot go on without.
+_CONTENT = {"global_step", "state_dict", "optimizer_states", "loops", "callbacks"}
+
+
+def usable_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint of a trial that can be continued, None where there is none that is whole."""
+    path = directory / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        step = _verified_step(path)
+    except Exception as error:  # Damaged bytes raise almost anything.
+        log.warning("%s is damaged (%s): starting from zero", path, type(error).__name__)
+        path.unlink()
+        return None
+    log.info("Going on from step %d", step)
+    return path
+
+
+def _verified_step(path: Path) -> int:
+    """Reads all of a checkpoint; raises where it is not what was written."""
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        # torch itself does not look at the checksums: a flipped bit would go on as a weight.
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not content.keys() >= _CONTENT:
+        raise KeyError
+    return int(content["global_step"])
+
+
+def remove_checkpoint(directory: Path) -> None:
+    """A finished trial keeps its student, not the state of its fit."""
+    shutil.rmtree(directory / CHECKPOINT.parent, ignore_errors=True)

@@ -1,0 +1,65 @@
+"""python -m sweep.dashboard: optuna-dashboard over a storage, on this machine alone."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.console import exit_code_of
+from sweep.plan import DEFAULT_STORAGE
+
+
+def serve(storage_url: str, host: str, port: int) -> None:
+    """Serves the dashboard until the process is ended.
+
+    Raises:
+        SlicewiseError: There is no such storage, or the port is taken.
+    """
+    from optuna_dashboard import run_server
+
+    from sweep.storage import absolute_url, existing_sqlite_file, open_storage
+
+    existing_sqlite_file(storage_url)
+    storage = open_storage(absolute_url(storage_url))
+    _check_port(host, port)
+    print(f"Dashboard of {storage_url}: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
+    run_server(storage, host=host, port=port)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sweep.dashboard",
+        description="Look at the studies of a storage in the browser.",
+    )
+    parser.add_argument("--storage", default=DEFAULT_STORAGE, help="URL (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        serve(options.storage, options.host, options.port)
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        return exit_code_of(error)
+    return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OverflowError:
+            raise ArgumentError("--port", port, "0 to 65535") from None
+        except OSError as error:
+            raise SlicewiseError(
+                f"--port={port}: cannot listen on {host}:{port}: {error.strerror}; "
+                f"try: python -m sweep.dashboard --port {port + 1}"
+            ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""progress.json: how far a running fit is, in its trial's directory, for whoever looks.
+
+A file, because it works under any launcher and costs the storage nothing. It is written beside and
+renamed, so a reader finds a whole one or none; where there is none, the storage still has the
+losses of all validations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PULSE_NAME = "progress.json"
+
+
+@dataclass
+class Pulse:
+    """How far a fit is.
+
+    Attributes:
+        step: Optimizer steps taken.
+        total: Optimizer steps in all; None where time decides.
+        loss: Training loss of the last step; None before the first.
+        steps_per_second: Of late; None before the first.
+        seconds: Since this run of the fit began.
+        validating: Whether it validates now.
+    """
+
+    step: int
+    total: int | None
+    loss: float | None = None
+    steps_per_second: float | None = None
+    seconds: float = 0.0
+    validating: bool = False
+
+    @property
+    def fraction(self) -> float | None:
+        """What is done, from 0 to 1; None where there is no saying."""
+        return min(1.0, self.step / self.total) if self.total else None
+
+    def write(self, directory: Path) -> None:
+        """Writes it into a trial's directory; a full disk is no reason to end a fit."""
+        # Without a process's number: what a killed one left is overwritten by the next.
+        unfinished = directory / f".{PULSE_NAME}"
+        with contextlib.suppress(OSError):
+            unfinished.write_text(json.dumps(asdict(self)))
+            unfinished.replace(directory / PULSE_NAME)
+
+
+def read_pulse(directory: Path) -> Pulse | None:
+    """The pulse of the fit in a directory; None where none beats."""
+    try:
+        return Pulse(**json.loads((directory / PULSE_NAME).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_pulse(directory: Path) -> None:
+    """For when a fit has ended, or stopped."""
+    for path in (directory / PULSE_NAME, directory / f".{PULSE_NAME}"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

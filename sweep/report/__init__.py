@@ -1,0 +1,88 @@
+"""The report of a study: one file that can be sent to a colleague.
+
+`python -m sweep.report STUDY`; a sweep writes it when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+
+from slicewise.errors import SlicewiseError
+from sweep.plan import DEFAULT_STORAGE
+from sweep.summary import REPORT_NAME
+
+if TYPE_CHECKING:
+    from sweep.report.figures import Picture
+
+_PNG_WIDTH, _PNG_HEIGHT = 1000, 560
+
+
+def write_report(
+    study: optuna.Study, directory: Path, storage_url: str | None = DEFAULT_STORAGE
+) -> Path:
+    """Writes `report.html` into a study's folder; it appears whole or not at all.
+
+    Args:
+        study: Which study.
+        directory: Its folder.
+        storage_url: Where it is, for the commands that the report names; None: nowhere to come
+            back to.
+    """
+    from sweep.report.figures import draw
+    from sweep.report.material import read_material
+    from sweep.report.page import page
+
+    material = read_material(study, directory.absolute(), storage_url)
+    text = page(material, draw(material))
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f".{REPORT_NAME}.{os.getpid()}"
+    unfinished.write_text(text)
+    return unfinished.replace(directory / REPORT_NAME)
+
+
+def write_pictures(study: optuna.Study, directory: Path, folder: Path) -> list[Path]:
+    """Writes the report's pictures as PNG files, on white.
+
+    Args:
+        study: Which study.
+        directory: Its folder.
+        folder: Where the files go.
+
+    Raises:
+        SlicewiseError: What draws them is not installed.
+    """
+    from sweep.report.figures import draw
+    from sweep.report.material import read_material
+
+    pictures = draw(read_material(study, directory.absolute(), DEFAULT_STORAGE))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{picture.name}.png" for picture in pictures]
+    _write_images(pictures, paths)
+    return paths
+
+
+def _write_images(pictures: Sequence[Picture], paths: Sequence[Path]) -> None:
+    import plotly.io
+
+    for picture in pictures:
+        picture.figure.update_layout(
+            template="plotly_white",
+            title={"text": picture.title},
+            paper_bgcolor="white",
+            margin={"t": 100},
+            font={"size": 16},
+            width=_PNG_WIDTH,
+            height=picture.figure.layout.height or _PNG_HEIGHT,
+        )
+    try:
+        plotly.io.write_images([picture.figure for picture in pictures], list(paths))
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise SlicewiseError(
+            f"--png: {str(error).strip().splitlines()[0]}\n"
+            "It needs kaleido and a Chromium or Chrome: pip install 'slicewise[png]'"
+        ) from error

@@ -1,0 +1,256 @@
+"""What a report is made of: the study in the storage, and what its trials left on disk.
+
+The storage is what counts. A trial whose directory is on another machine, or gone, is reported
+with what the storage knows of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.plan import Plan, read_plan
+from sweep.presence import Sign, read_signs
+from sweep.record import RECORD_NAME
+from sweep.study import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
+from sweep.summary import objective_names, ranked
+
+Curve = list[tuple[int, float]]
+
+# As in sweep.metrics, which would load Lightning.
+_METRICS_NAME = "metrics.csv"
+
+
+@dataclass
+class TrialMaterial:
+    """One trial.
+
+    Attributes:
+        trial: As the storage has it.
+        directory: Where its files are.
+        record: Its trial.json; empty where it cannot be read.
+        curve: Validation L1 by optimizer step.
+        on_front: Whether it is on the study's Pareto front; for one direction, whether it is best.
+    """
+
+    trial: FrozenTrial
+    directory: Path
+    record: dict[str, Any]
+    curve: Curve
+    on_front: bool = False
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def state(self) -> str:
+        return self.trial.state.name.lower()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.trial.state is TrialState.COMPLETE
+
+    @property
+    def values(self) -> list[float]:
+        """One for each direction; none for a trial that is not complete."""
+        return list(self.trial.values or []) if self.is_complete else []
+
+    @property
+    def valid_l1(self) -> float | None:
+        """The validation loss; of a pruned trial its last."""
+        if self.record.get("valid_l1") is not None:
+            return float(self.record["valid_l1"])
+        return self.curve[-1][1] if self.curve else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the student."""
+        size: int | None = self.known("student_parameters")
+        return size
+
+    @property
+    def teacher_parameters(self) -> int | None:
+        """Of the original slice."""
+        size: int | None = self.known("teacher_parameters")
+        return size
+
+    @property
+    def share(self) -> float | None:
+        """The student's parameters as a share of the original slice's."""
+        if not self.parameters or not self.teacher_parameters:
+            return None
+        return self.parameters / self.teacher_parameters
+
+    @property
+    def baseline_ratio(self) -> float | None:
+        """How many times better than the best baseline."""
+        ratio: float | None = self.known("baseline_ratio")
+        return ratio
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps that were taken."""
+        steps: int | None = self.record.get("steps") or (self.curve[-1][0] if self.curve else None)
+        return steps
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of its last run."""
+        seconds: float | None = self.known("seconds")
+        return seconds
+
+    @property
+    def reason(self) -> str:
+        return str(self.trial.user_attrs.get(REASON, "unknown"))
+
+    @property
+    def attempts(self) -> int:
+        """How often its worker died."""
+        return int(self.trial.user_attrs.get(ATTEMPTS, 0))
+
+    @property
+    def worker(self) -> str | None:
+        """Who ran it last."""
+        return self.trial.user_attrs.get(WORKER)
+
+    def known(self, name: str) -> Any:
+        """What the storage, or else trial.json, says of it; None where neither does."""
+        return self.trial.user_attrs.get(name, self.record.get(name))
+
+
+@dataclass
+class Material:
+    """A study, read once.
+
+    Attributes:
+        study: Optuna's.
+        directory: The study's folder, to which links are relative.
+        storage_url: Where the study is; None: in the memory of a process.
+        trials: All, by number.
+        ranking: Those that are complete or pruned, best first.
+        objectives: What the values are called.
+        identity: What the study is about: `space` and `config`.
+        plan: What its sweep meant to do.
+        workers: The signs of all workers it ever had, by name.
+        written: When it was read.
+    """
+
+    study: optuna.Study
+    directory: Path
+    storage_url: str | None
+    trials: list[TrialMaterial]
+    ranking: list[TrialMaterial]
+    objectives: Sequence[str]
+    identity: dict[str, Any]
+    plan: Plan
+    workers: dict[str, Sign]
+    written: datetime
+
+    @property
+    def name(self) -> str:
+        return self.study.study_name
+
+    @cached_property
+    def directions(self) -> list[StudyDirection]:
+        return self.study.directions
+
+    def of(self, *states: TrialState) -> list[TrialMaterial]:
+        """The trials in one of these states."""
+        return [trial for trial in self.trials if trial.trial.state in states]
+
+    @cached_property
+    def complete(self) -> list[TrialMaterial]:
+        return self.of(TrialState.COMPLETE)
+
+    @property
+    def best(self) -> TrialMaterial | None:
+        """The first of the ranking, if it is complete."""
+        return self.ranking[0] if self.ranking and self.ranking[0].is_complete else None
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The parameters that any trial has, in the order of the space."""
+        seen = {key for trial in self.trials for key in trial.trial.params}
+        ordered = [key for key in self.identity.get("space", {}) if key in seen]
+        return ordered + sorted(seen - set(ordered))
+
+    @cached_property
+    def students(self) -> list[TrialMaterial]:
+        """Complete trials of which both loss and size are known: each a student one could take."""
+        return [t for t in self.complete if t.valid_l1 is not None and t.parameters]
+
+    @cached_property
+    def size_front(self) -> list[TrialMaterial]:
+        """The students that no other beats in both loss and size, the smallest first."""
+        front: list[TrialMaterial] = []
+        for student in sorted(self.students, key=lambda t: (t.parameters, t.valid_l1)):
+            if not front or (student.valid_l1 or 0.0) < (front[-1].valid_l1 or 0.0):
+                front.append(student)
+        return front
+
+
+def read_material(study: optuna.Study, directory: Path, storage_url: str | None) -> Material:
+    """Reads a study, and the files of its trials."""
+    front = _front(study)
+    trials = [
+        _read_trial(trial, directory, trial.number in front)
+        for trial in study.get_trials(deepcopy=False)
+    ]
+    by_number = {trial.number: trial for trial in trials}
+    return Material(
+        study=study,
+        directory=directory,
+        storage_url=storage_url,
+        trials=trials,
+        ranking=[by_number[t.number] for t in ranked(study) if t.number in by_number],
+        objectives=list(objective_names(study)),
+        identity=study.user_attrs.get(IDENTITY, {}),
+        plan=read_plan(study),
+        workers=read_signs(study, "worker"),
+        written=datetime.now().astimezone(),
+    )
+
+
+def _front(study: optuna.Study) -> set[int]:
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return set()
+    if len(study.directions) > 1:
+        return {trial.number for trial in study.best_trials}
+    return {ranked(study)[0].number}
+
+
+def _read_trial(trial: FrozenTrial, folder: Path, on_front: bool) -> TrialMaterial:
+    directory = Path(trial.user_attrs.get(DIRECTORY, folder / str(trial.number)))
+    curve: Curve = sorted(trial.intermediate_values.items())
+    return TrialMaterial(
+        trial, directory, _read_record(directory), curve or _read_curve(directory), on_front
+    )
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((directory / RECORD_NAME).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _read_curve(directory: Path) -> Curve:
+    """The validations in metrics.csv: with several directions the storage has none."""
+    try:
+        with (directory / _METRICS_NAME).open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("valid_l1")]
+        return [(int(row["step"]) + 1, float(row["valid_l1"])) for row in rows]
+    except (OSError, ValueError, KeyError):
+        return []

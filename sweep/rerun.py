@@ -1,0 +1,205 @@
+"""python -m sweep.rerun multirun/STUDY/NUMBER: repeat a trial from its saved configuration.
+
+The configuration is composed again from the application's own and the saved overrides, and the
+saved values are laid over it (hydra #3248): what the application no longer knows then shows as an
+error, and defaults that have changed since do not change the trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slicewise.errors import SlicewiseError
+from sweep import application
+from sweep.console import exit_code_of
+from sweep.record import RECORD_NAME, TrialRecord
+
+IDENTICAL = 0
+DIFFERENT = 3
+
+
+@dataclass
+class Comparison:
+    """A trial and its repetition.
+
+    Attributes:
+        original: What the trial recorded.
+        repeated: What the repetition recorded.
+        changes: What is not as it was, in words: versions, hardware, code.
+        directory: Where the repetition lies.
+    """
+
+    original: TrialRecord
+    repeated: TrialRecord
+    changes: list[str]
+    directory: Path
+
+    @property
+    def identical(self) -> bool:
+        """To the bit."""
+        return self.original.valid_l1 == self.repeated.valid_l1
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the losses differ by no more than a share of the original's."""
+        before, after = self.original.valid_l1, self.repeated.valid_l1
+        assert before is not None
+        assert after is not None
+        return abs(after - before) <= tolerance * abs(before)
+
+
+def rerun(directory: Path) -> Comparison:
+    """Repeats the trial of a directory, or the best trial of a study's directory.
+
+    Raises:
+        SlicewiseError: It is neither, or its configuration no longer fits the application.
+    """
+    trial = find_trial(directory)
+    original = TrialRecord.read(trial)
+    if original.valid_l1 is None:
+        raise SlicewiseError(f"{trial}: trial {original.number} has no valid_l1: {original.reason}")
+    # Sums depend on how many threads make them, here or in ranks.
+    os.environ["OMP_NUM_THREADS"] = str(original.threads)
+    import torch
+
+    torch.set_num_threads(original.threads)
+    target = _new_directory(trial)
+    repeated = _run(trial, target, original.precision)
+    return Comparison(original, repeated, _changes(original, repeated), target)
+
+
+def find_trial(directory: Path) -> Path:
+    """The trial's directory itself, or the best trial's of a study's directory.
+
+    Raises:
+        SlicewiseError: It is neither.
+    """
+    if (directory / RECORD_NAME).is_file():
+        return directory
+    records = [(TrialRecord.read(p.parent), p.parent) for p in directory.glob(f"*/{RECORD_NAME}")]
+    complete = [(record, place) for record, place in records if record.state == "COMPLETE"]
+    if not complete:
+        raise SlicewiseError(
+            f"{directory} is neither a finished trial (it has no {RECORD_NAME}) nor a study with "
+            "one\nA trial's directory is multirun/<study>/<number>"
+        )
+    return min(complete, key=lambda item: item[0].valid_l1 or float("inf"))[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sweep.rerun",
+        description="Repeat a trial from its saved configuration, and compare. "
+        "Exit code 0: the same loss; 3: another; 1: it could not be repeated.",
+    )
+    parser.add_argument(
+        "directory",
+        type=Path,
+        help="multirun/STUDY/NUMBER; multirun/STUDY means its best trial",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="share by which the losses may differ where versions or hardware do "
+        "(default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        comparison = rerun(options.directory)
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_code_of(error)
+    return _verdict(comparison, options.tolerance)
+
+
+def _verdict(comparison: Comparison, tolerance: float) -> int:
+    before, after = comparison.original.valid_l1, comparison.repeated.valid_l1
+    print(f"\noriginal  valid_l1 {before!r}")
+    print(f"repeated  valid_l1 {after!r}   {comparison.directory}")
+    if comparison.identical:
+        print("Identical to the bit.")
+        return IDENTICAL
+    if not comparison.changes:
+        print("DIFFERENT, on the same machine and versions.")
+        return DIFFERENT
+    print("Not the same as then:", *comparison.changes, sep="\n  ")
+    if comparison.within(tolerance):
+        print(f"Different, but within --tolerance {tolerance}.")
+        return IDENTICAL
+    print(f"DIFFERENT, by more than --tolerance {tolerance}.")
+    return DIFFERENT
+
+
+def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides, saved = _saved(trial)
+    with initialize_config_dir(str(application.config_directory()), job_name="sweep"):
+        config = compose(
+            application.CONFIG_NAME,
+            [*overrides, f"hydra.run.dir={target.absolute()}"],
+            return_hydra_config=True,
+        )
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(target.absolute())
+            hydra = config.pop("hydra")
+        try:
+            merged = OmegaConf.merge(config, saved)
+            assert isinstance(merged, DictConfig)
+            if precision is not None:
+                merged.trainer.precision = precision
+        except OmegaConfBaseException as error:
+            raise SlicewiseError(f"{trial}: its configuration no longer fits: {error}") from error
+        HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
+        metadata = target / ".hydra"
+        metadata.mkdir(parents=True)
+        OmegaConf.save(merged, metadata / "config.yaml")
+        OmegaConf.save(OmegaConf.create({"hydra": hydra}), metadata / "hydra.yaml")
+        OmegaConf.save(OmegaConf.create(overrides), metadata / "overrides.yaml")
+        application.run(merged)
+    return TrialRecord.read(target)
+
+
+def _saved(trial: Path) -> tuple[list[str], Any]:
+    """The overrides and the configuration that Hydra saved beside a trial."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    metadata = trial / ".hydra"
+    try:
+        overrides = list(OmegaConf.load(metadata / "overrides.yaml"))
+        return [str(item) for item in overrides], OmegaConf.load(metadata / "config.yaml")
+    except (OSError, YAMLError) as error:
+        raise SlicewiseError(f"{trial} cannot be repeated: {error}") from error
+
+
+def _new_directory(trial: Path) -> Path:
+    number = 1
+    while (target := trial / f"rerun-{number}").exists():
+        number += 1
+    return target
+
+
+def _changes(before: TrialRecord, after: TrialRecord) -> list[str]:
+    changes = [
+        f"{name}: was {before.versions.get(name, 'absent')}, "
+        f"is {after.versions.get(name, 'absent')}"
+        for name in sorted({*before.versions, *after.versions})
+        if before.versions.get(name) != after.versions.get(name)
+    ]
+    for name in ("hardware", "git_commit"):
+        was, now = getattr(before, name), getattr(after, name)
+        if was != now:
+            changes.append(f"{name}: was {was}, is {now}")
+    return changes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

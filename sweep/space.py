@@ -1,0 +1,210 @@
+"""The search space: what Hydra's sweep grammar says, as Optuna distributions, and back.
+
+Optuna stores a value as what it is (a number, a boolean, null, a string); Hydra wants override
+text. Each dimension keeps the text its choices were written as, so that nothing changes meaning
+on the way through the storage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, Transformer
+from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import Trial
+
+from slicewise.errors import ArgumentError, SlicewiseError
+
+_PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WORDS_WITH_A_MEANING = ("null", "true", "false", "nan", "inf")
+
+CustomSearchSpace = Callable[[Any, Trial], None]
+Point = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One swept key.
+
+    Attributes:
+        distribution: What Optuna samples from.
+        texts: For a choice, the override text of each value, by the value's JSON.
+    """
+
+    distribution: BaseDistribution
+    texts: Mapping[str, str]
+
+    def text(self, value: Any) -> str:
+        """The value as Hydra override text."""
+        return self.texts.get(json.dumps(value)) or override_text(value)
+
+    def values(self) -> list[Any] | None:
+        """All values, or None where there are infinitely many."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return list(distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return list(range(distribution.low, distribution.high + 1, distribution.step))
+        if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+            count = round((distribution.high - distribution.low) / distribution.step) + 1
+            return [distribution.low + i * distribution.step for i in range(count)]
+        return None
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a study searches.
+
+    Attributes:
+        dimensions: The swept keys, in the order they were given.
+        fixed: Overrides with one value, by key; part of every trial.
+        fixed_overrides: Overrides without a value (`~key`), as they were given.
+        custom: Suggests further parameters for a trial, from the configuration and the values
+            it has; None where there is no `custom_search_space`.
+    """
+
+    dimensions: Mapping[str, Dimension]
+    fixed: Mapping[str, str]
+    fixed_overrides: Sequence[str] = ()
+    custom: CustomSearchSpace | None = None
+
+    @classmethod
+    def parse(
+        cls, arguments: Sequence[str], custom: CustomSearchSpace | None = None
+    ) -> SearchSpace:
+        """Reads Hydra overrides; a later one for the same key replaces an earlier one.
+
+        Raises:
+            SlicewiseError: A sweep has no values, or a form that Optuna has no distribution for.
+        """
+        dimensions: dict[str, Dimension] = {}
+        fixed: dict[str, str] = {}
+        fixed_overrides: list[str] = []
+        for override in OverridesParser.create().parse_overrides(list(arguments)):
+            if override.is_delete() or override.is_list_extend():
+                fixed_overrides.append(str(override.input_line))
+                continue
+            key = override.get_key_element()
+            dimensions.pop(key, None)
+            fixed.pop(key, None)
+            if override.is_sweep_override():
+                dimensions[key] = _dimension(override)
+            else:
+                fixed[key] = override.get_value_element_as_str()
+        return cls(dimensions, fixed, fixed_overrides, custom)
+
+    def size(self) -> float:
+        """The number of points; infinite for intervals of real numbers and custom spaces."""
+        if self.custom is not None:
+            return math.inf
+        sizes = [dimension.values() for dimension in self.dimensions.values()]
+        return math.prod(math.inf if values is None else len(values) for values in sizes)
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """All points of a finite space, the last key changing fastest."""
+        values = [dimension.values() or [] for dimension in self.dimensions.values()]
+        for point in itertools.product(*values):
+            yield dict(zip(self.dimensions, point, strict=True))
+
+    def suggest(self, config: Any, trial: Trial) -> dict[str, Any]:
+        """Asks the trial for a value of every dimension, then of what `custom` adds."""
+        for key, dimension in self.dimensions.items():
+            trial._suggest(key, dimension.distribution)
+        if self.custom is not None:
+            # As the official sweeper: the callable finds the fixed overrides there.
+            for key, text in self.fixed.items():
+                trial.set_user_attr(key, text)
+            self.custom(config, trial)
+        return trial.params
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """The Hydra overrides of a trial with these values."""
+        overlap = sorted(set(params) & set(self.fixed))
+        if overlap:
+            raise SlicewiseError(
+                f"{', '.join(overlap)}: both fixed on the command line and suggested by "
+                "custom_search_space; remove one"
+            )
+        swept = [
+            f"{key}={self.dimensions[key].text(value)}"
+            if key in self.dimensions
+            else f"{key}={override_text(value)}"
+            for key, value in params.items()
+        ]
+        fixed = [f"{key}={text}" for key, text in self.fixed.items()]
+        return [*swept, *fixed, *self.fixed_overrides]
+
+    def point(self, params: Mapping[str, Any]) -> Point | None:
+        """A key under which equal points are equal; None where a value is missing."""
+        if any(key not in params for key in self.dimensions):
+            return None
+        return tuple(json.dumps(params[key]) for key in self.dimensions)
+
+    def describe(self) -> dict[str, Any]:
+        """The space as JSON values, to compare with another's."""
+        described: dict[str, Any] = {
+            key: json.loads(distribution_to_json(dimension.distribution))
+            for key, dimension in self.dimensions.items()
+        }
+        if self.custom is not None:
+            function = getattr(self.custom, "func", self.custom)
+            described["custom_search_space"] = f"{function.__module__}.{function.__qualname__}"
+        return described
+
+
+def override_text(value: Any) -> str:
+    """A plain value as override text that Hydra reads as the same value."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        plain = _PLAIN_WORD.fullmatch(value) and value.lower() not in _WORDS_WITH_A_MEANING
+        return value if plain else QuotedString(value, Quote.double).with_quotes()
+    return repr(value)
+
+
+def _dimension(override: Override) -> Dimension:
+    if override.is_choice_sweep():
+        texts: dict[str, str] = {}
+        choices = []
+        for element in override.sweep_iterator(transformer=Transformer.identity):
+            plain = element is None or isinstance(element, bool)
+            text = override_text(element) if plain else Override._get_value_element_as_str(element)
+            choice = _stored_value(element, text)
+            if json.dumps(choice) not in texts:
+                choices.append(choice)
+                texts[json.dumps(choice)] = text
+        if not choices:
+            raise SlicewiseError(f"{override.input_line}: a sweep needs at least one value")
+        return Dimension(CategoricalDistribution(choices), texts)
+    try:
+        distribution = create_optuna_distribution_from_override(override)
+    except (ValueError, NotImplementedError) as error:
+        raise ArgumentError(
+            override.get_key_element(),
+            str(override.input_line).partition("=")[2],
+            f"a choice a,b,c, range(...) or interval(...): {error}",
+        ) from error
+    return Dimension(distribution, {})
+
+
+def _stored_value(element: Any, text: str) -> Any:
+    """What the storage keeps for one element of a choice: itself, or its text for a list or map."""
+    if isinstance(element, QuotedString):
+        return element.text
+    if element is None or isinstance(element, (bool, int, float, str)):
+        return element
+    return text

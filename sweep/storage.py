@@ -1,0 +1,337 @@
+"""The storage of a study: opened by its URL, patient while it is away, locked when it matters."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._grpc import client
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+
+from slicewise.errors import ArgumentError
+
+log = logging.getLogger(__name__)
+
+# How long a storage may be away before a sweep gives up on it.
+PATIENCE_SECONDS = 600.0
+# How long one SQLite connection waits for another's write.
+_SQLITE_TIMEOUT_SECONDS = 120.0
+# How long a server may take to answer when a storage is opened.
+_CONNECT_SECONDS = 10
+# A machine that vanishes without a word is noticed after 15 + 3 * 5 seconds, and not after the
+# two hours that systems allow: by who waits for the server, and by the server for the lock.
+_KEEPALIVE = {
+    "tcp_keepalives_idle": 15,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    # Milliseconds, where something sent has not been acknowledged.
+    "tcp_user_timeout": 30_000,
+}
+_OPENING_ATTEMPTS = 20
+
+
+def absolute_url(url: str | None) -> str | None:
+    """The URL of the same storage from any working directory."""
+    if url is None or not url.startswith("sqlite:///"):
+        return url
+    path = url.removeprefix("sqlite:///")
+    return url if path in ("", ":memory:") else f"sqlite:///{Path(path).absolute()}"
+
+
+def existing_sqlite_file(url: str) -> None:
+    """Refuses the URL of a SQLite file that is not there, which opening would make.
+
+    Raises:
+        ArgumentError: It is not there.
+    """
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).is_file():
+        raise ArgumentError(
+            "storage", url, "the storage of a sweep that has run; run one: python -m sweep -m ..."
+        )
+
+
+def open_storage(url: str | None, wait: bool = False) -> BaseStorage:
+    """Opens a storage for reading and writing; makes it where it is a new SQLite file.
+
+    Args:
+        url: An SQLAlchemy URL as Optuna takes it (`sqlite:///...`, `postgresql+psycopg://...`),
+            `grpc://HOST:PORT` for Optuna's gRPC proxy, or None for this process's memory.
+        wait: Wait for a storage that is away, as its calls do later; else that is an error.
+
+    Raises:
+        ArgumentError: The URL is not one, its driver is not installed, or nothing answers there.
+    """
+    if url is None:
+        return InMemoryStorage()
+    opener = _open_proxy if url.startswith("grpc://") else _open_database
+    try:
+        return patiently(lambda: opener(url)) if wait else opener(url)
+    except ImportError as error:
+        grpc = opener is _open_proxy
+        raise ArgumentError(
+            "hydra.sweeper.storage",
+            _without_password(url),
+            "a storage whose driver is installed",
+            f"{error}\n"
+            + (
+                "For the gRPC proxy: pip install grpcio protobuf"
+                if grpc
+                else "For PostgreSQL: pip install 'slicewise[postgres]'"
+            ),
+        ) from error
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        ConnectionError,
+        ValueError,
+    ) as error:
+        raise ArgumentError(
+            "hydra.sweeper.storage",
+            _without_password(url),
+            "sqlite:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT, "
+            "of a server that answers",
+            _why_it_did_not_open(error),
+        ) from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    for _ in range(_OPENING_ATTEMPTS):
+        try:
+            storage = _PatientStorage(url, engine_kwargs=_engine_arguments(url))
+            _write_ahead(storage.engine)
+            return _CachedStorage(storage)
+        except DBAPIError as error:
+            # Another process is making the tables of a new database at this moment.
+            if not (isinstance(error, IntegrityError) or "already exists" in str(error.orig)):
+                raise
+            last = error
+            time.sleep(0.1)
+    raise last
+
+
+def _write_ahead(engine: sqlalchemy.Engine) -> None:
+    """Has the readers of a SQLite file and its writer not wait for each other.
+
+    With SQLite's rollback journal a worker that had read, and waited for the study's lock, could
+    keep the holder of that lock from writing. The file remembers the mode.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    # Whoever has the file open at this moment keeps the mode; the next to come will change it.
+    with contextlib.suppress(OperationalError), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+def _open_proxy(url: str) -> BaseStorage:
+    parts = urlsplit(url)
+    proxy = _PatientProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
+    try:
+        proxy.wait_server_ready(timeout=_CONNECT_SECONDS)
+    except ConnectionError:
+        proxy.close()
+        raise ConnectionError(f"nothing answers there within {_CONNECT_SECONDS} seconds") from None
+    return proxy
+
+
+def _why_it_did_not_open(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        # Its text may show a piece of the password.
+        return "the port is not a number; in a password, write / : @ ? # % as %2F %3A %40 %3F ..."
+    return str(error.__cause__ or error).splitlines()[0]
+
+
+@contextlib.contextmanager
+def locked(storage: BaseStorage, study_name: str, directory: Path) -> Iterator[None]:
+    """Holds the study: whoever decides which trial runs next does it alone.
+
+    The operating system or the server frees the lock when its holder dies. PostgreSQL and MySQL
+    keep it themselves, for any number of machines; a SQLite file has it beside it. Other storages
+    (the gRPC proxy) have it in `directory`, which all machines must then share.
+    """
+    engine = _engine(storage)
+    if isinstance(storage, InMemoryStorage):
+        yield
+    elif engine is not None and engine.dialect.name in _SERVER_LOCKS:
+        with _server_lock(engine, study_name):
+            yield
+    else:
+        database = engine.url.database if engine is not None else None
+        folder = Path(database).parent if database else directory
+        folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(study_name.encode()).hexdigest()[:12]
+        with FileLock(folder / f".{name}.lock"):
+            yield
+
+
+# What prepares a connection, takes the lock with it, and gives it back.
+_SERVER_LOCKS = {
+    "postgresql": (
+        [f"SET {key} = {value}" for key, value in _KEEPALIVE.items()],
+        "SELECT pg_advisory_lock(:key)",
+        "SELECT pg_advisory_unlock(:key)",
+    ),
+    "mysql": ([], "SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
+}
+
+
+@contextlib.contextmanager
+def _server_lock(engine: sqlalchemy.Engine, study_name: str) -> Iterator[None]:
+    prepare, take, give = _SERVER_LOCKS[engine.dialect.name]
+    digest = hashlib.sha256(f"slicewise {study_name}".encode()).digest()
+    key = {"key": int.from_bytes(digest[:8], "big", signed=True)}
+    connection = patiently(lambda: _locked_connection(engine, prepare, take, key))
+    try:
+        yield
+    finally:
+        # A connection that was lost took its lock with it.
+        with contextlib.suppress(DBAPIError):
+            connection.execute(sqlalchemy.text(give), key)
+        with contextlib.suppress(DBAPIError):
+            connection.close()
+
+
+def _locked_connection(
+    engine: sqlalchemy.Engine, prepare: list[str], take: str, key: dict[str, int]
+) -> sqlalchemy.Connection:
+    connection = engine.connect()
+    try:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        for text in prepare:
+            connection.execute(sqlalchemy.text(text))
+        connection.execute(sqlalchemy.text(take), key)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def patiently(call: Callable[[], Any]) -> Any:
+    """Calls, and calls again while the storage is away, for up to `PATIENCE_SECONDS`."""
+    started: float | None = None
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not _is_outage(error):
+                raise
+            now = time.monotonic()
+            if started is None:
+                started = now
+                log.warning("The storage does not answer, waiting for it: %s", _first_line(error))
+            elif now - started > PATIENCE_SECONDS:
+                raise
+            # Who came back seconds after the others would seem dead to them.
+            time.sleep(min(1.0, 0.1 + (now - started) / 4))
+
+
+def _patient_method(base: type[BaseStorage], name: str) -> Callable[..., Any]:
+    method = getattr(base, name)
+
+    @functools.wraps(method)
+    def call(self: BaseStorage, *args: Any, **kwargs: Any) -> Any:
+        return patiently(lambda: method(self, *args, **kwargs))
+
+    return call
+
+
+class _PatientStorage(RDBStorage):
+    """Optuna's storage, every call of which waits out a storage that is away."""
+
+
+class _PatientProxy(GrpcStorageProxy):
+    """The same of Optuna's gRPC proxy."""
+
+    def _setup(self) -> None:
+        """As Optuna's, but looks every second for a proxy that is away, not every two minutes."""
+        lazy: Any = client  # What Optuna imports when it is first used.
+        self._channel = lazy.grpc.insecure_channel(
+            f"{self._host}:{self._port}",
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.min_reconnect_backoff_ms", 1000),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        )
+        self._stub = lazy.api_pb2_grpc.StorageServiceStub(self._channel)
+        self._cache = client.GrpcClientCache(self._stub)
+
+
+# The cache goes past the interface of a storage for these.
+_UNDER_THE_CACHE = ("_create_new_trial", "_get_best_trial_id", "_get_trials", "_set_trial_param")
+for _name in sorted(BaseStorage.__abstractmethods__):
+    setattr(_PatientStorage, _name, _patient_method(RDBStorage, _name))
+    setattr(_PatientProxy, _name, _patient_method(GrpcStorageProxy, _name))
+for _name in _UNDER_THE_CACHE:
+    setattr(_PatientStorage, _name, _patient_method(RDBStorage, _name))
+
+
+def _engine_arguments(url: str) -> dict[str, Any]:
+    if not url.startswith("sqlite:"):
+        parsed = sqlalchemy.make_url(url)
+        connect: dict[str, Any] = {}
+        if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+            ours = {"connect_timeout": _CONNECT_SECONDS}
+            # libpq's names are almost the server's.
+            ours |= {k.replace("tcp_keepalives", "keepalives"): v for k, v in _KEEPALIVE.items()}
+            connect = {key: value for key, value in ours.items() if key not in parsed.query}
+        # A server that was restarted leaves dead connections in the pool.
+        return {"pool_pre_ping": True, "connect_args": connect}
+    path = url.removeprefix("sqlite:///")
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return {"connect_args": {"timeout": _SQLITE_TIMEOUT_SECONDS}}
+
+
+def _engine(storage: BaseStorage) -> sqlalchemy.Engine | None:
+    backend = getattr(storage, "_backend", storage)
+    return getattr(backend, "engine", None)
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that the server cannot be reached."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        if isinstance(error, (OperationalError, InterfaceError)):
+            # SQLite reports plain mistakes by the same class.
+            text = str(error.orig)
+            return "sqlite3" not in type(error.orig).__module__ or "locked" in text
+        if type(error).__module__.startswith("grpc."):
+            return _grpc_status(error) == "UNAVAILABLE"
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _grpc_status(error: Any) -> str:
+    """The name of a gRPC error's status; grpc itself is not loaded for this."""
+    return str(error.code().name) if hasattr(error, "code") else ""
+
+
+def _first_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if type(cause).__module__.startswith("grpc."):
+        return f"gRPC: {_grpc_status(cause)}"
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def _without_password(url: str) -> str:
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return re.sub("//.*@", "//***@", url)
