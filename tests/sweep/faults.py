@@ -1,0 +1,163 @@
+"""What goes wrong, on purpose: Lightning callbacks for `+callbacks.NAME={_target_: ...}`.
+
+The program loads them where SLICEWISE_TRUSTED=tests.sweep.faults.* allows it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from sweep.active import ActiveTrial, active_trial
+
+TRUSTED = "tests.sweep.faults.*"
+
+
+class Death(BaseException):
+    """As near as one process can come to being killed: nothing catches it."""
+
+
+def running() -> ActiveTrial:
+    active = active_trial()
+    assert active is not None
+    return active
+
+
+class Slow(Callback):
+    """Each batch takes so many seconds longer."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds)
+
+
+class StopDuring(Callback):
+    """Asks the worker to stop during a step; the first is 1, and 0 means every step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if self.step in (0, trainer.global_step + 1):
+            running().stop.set()
+
+
+class DieDuring(Callback):
+    """The fit ends during a step, and cannot say so."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step + 1 == self.step:
+            raise Death
+
+
+class KillDuring(Callback):
+    """The process kills itself in a step of one of the trials, whenever it comes there."""
+
+    def __init__(self, trial: int, step: int) -> None:
+        self.trial = trial
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if running().number == self.trial and trainer.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Raise(Callback):
+    """One of the trials raises something in its second step."""
+
+    ERRORS = {  # noqa: RUF012
+        "host memory": MemoryError("no 640 GiB here"),
+        "gpu memory": torch.OutOfMemoryError("no 640 GiB there"),
+        "error": RuntimeError("the student is tired"),
+    }
+
+    def __init__(self, trial: int, what: str) -> None:
+        self.trial = trial
+        self.what = what
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if running().number == self.trial and trainer.global_step == 1:
+            if self.what == "exit":
+                sys.exit("enough")
+            raise self.ERRORS[self.what]
+
+
+class OneRank(Callback):
+    """Something happens to one rank in a step, the first time that the trial comes there.
+
+    Args:
+        rank: Which one.
+        step: In which step; the first is 1.
+        what: `raise`, or a signal's name.
+        trial: Of which trial; None: of any.
+    """
+
+    def __init__(self, rank: int, step: int, what: str, trial: int | None = None) -> None:
+        self.rank = rank
+        self.step = step
+        self.what = what
+        self.trial = trial
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_rank != self.rank or trainer.global_step + 1 != self.step:
+            return
+        if self.trial is not None and running().number != self.trial:
+            return
+        mark = Path(trainer.default_root_dir, "happened")
+        if mark.exists():
+            return
+        mark.touch()
+        if self.what == "raise":
+            raise RuntimeError(f"rank {self.rank} is tired")
+        os.kill(os.getpid(), signal.Signals[self.what])
+
+
+class InterruptWorker(Callback):
+    """Ctrl-C comes to the worker that has started this rank, while it is in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.is_global_zero and trainer.global_step + 1 == self.step:
+            os.kill(os.getppid(), signal.SIGINT)
+
+
+class LosePossession(Callback):
+    """The trial is given to another worker while this one is in a step.
+
+    Args:
+        step: In which one; the first is 1.
+        and_fail: The step fails, as where the other worker removed what it needs.
+    """
+
+    def __init__(self, step: int, and_fail: bool = False) -> None:
+        self.step = step
+        self.and_fail = and_fail
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step + 1 == self.step:
+            running()._is_ours = lambda: False
+            if self.and_fail:
+                raise FileNotFoundError
+
+
+class NoteSaves(Callback):
+    """Writes the time of each checkpoint to a file `saves` in the trial's directory."""
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, *_: Any) -> None:
+        with Path(trainer.default_root_dir, "saves").open("a") as file:
+            file.write(f"{time.monotonic()}\n")

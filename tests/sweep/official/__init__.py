@@ -1,0 +1,1 @@
+"""Applications as the official Optuna sweeper's documentation describes them."""

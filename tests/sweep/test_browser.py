@@ -1,0 +1,105 @@
+"""The report and the dashboard as a person sees them: in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sweep.report import write_report
+from tests.sweep.browser import Page, browser, file_url
+from tests.sweep.studies import make_study
+from tests.sweep.test_dashboard import free_port, serving
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Any]:
+    with browser() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study of thirty trials, and its report."""
+    folder = tmp_path_factory.mktemp("home")
+    write_report(make_study(folder, 30), folder / "multirun/mine")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(home: Path) -> optuna.Study:
+    url = f"sqlite:///{home}/multirun/studies.db"
+    return optuna.load_study(study_name="mine", storage=url)
+
+
+def test_the_report_is_whole_and_needs_no_network(chrome: Any, home: Path) -> None:
+    page = Page(chrome, file_url(home / "multirun/mine/report.html"))
+    page.draw_everything()
+    assert page.complaints == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in page.requests)
+    empty = page.page.locator(".plot:not(:has(.main-svg))")
+    assert empty.count() == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_holds_on_a_phone(chrome: Any, home: Path, dark: bool) -> None:
+    page = Page(chrome, file_url(home / "multirun/mine/report.html"), width=360, dark=dark)
+    page.draw_everything()
+    assert page.complaints == []
+    assert page.is_as_wide_as_its_window()
+    background = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")
+
+
+def test_its_numbers_are_those_of_the_storage(chrome: Any, home: Path, study: optuna.Study) -> None:
+    page = Page(chrome, file_url(home / "multirun/mine/report.html"))
+    shown = dict(zip(page.column("trial"), page.column("valid_l1"), strict=True))
+    assert len(shown) == 30
+    for trial in study.trials:
+        value = shown[str(trial.number)]
+        complete = trial.state is TrialState.COMPLETE
+        assert (float(value) == trial.value) if complete else value == ""
+    best = page.page.locator("#answer dd").nth(0).inner_text()
+    assert int(best) == study.best_trial.number
+
+
+def test_a_heading_sorts_by_it_both_ways(chrome: Any, home: Path, study: optuna.Study) -> None:
+    page = Page(chrome, file_url(home / "multirun/mine/report.html"))
+    complete = [t for t in study.trials if t.state is TrialState.COMPLETE]
+    page.press("valid_l1")
+    rising = [float(value) for value in page.column("valid_l1") if value]
+    assert rising == sorted(t.value for t in complete)
+    page.press("valid_l1")
+    assert [float(value) for value in page.column("valid_l1") if value] == rising[::-1]
+    # What has no value stays last.
+    assert page.column("valid_l1")[len(rising) :] == [""] * (30 - len(rising))
+    page.press("parameters")
+    sizes = [int(value) for value in page.column("parameters") if value]
+    assert sizes == sorted(sizes)
+    page.press("trial")
+    assert page.column("trial") == [str(number) for number in range(30)]
+
+
+def test_a_number_leads_to_the_trials_directory(chrome: Any, home: Path) -> None:
+    page = Page(chrome, file_url(home / "multirun/mine/report.html"))
+    place = page.page.locator("#leaderboard tbody a").first
+    number = place.inner_text()
+    place.click()
+    assert page.page.url == f"{file_url(home / 'multirun/mine')}/{number}/"
+    assert "trial.json" in page.page.content()
+
+
+def test_the_dashboard_shows_the_study(chrome: Any, home: Path, study: optuna.Study) -> None:
+    port = free_port()
+    with serving(home, port=port):
+        page = Page(chrome, f"http://127.0.0.1:{port}/dashboard")
+        page.page.get_by_text("mine").first.wait_for(timeout=30_000)
+        assert page.complaints == []
+        page.page.get_by_text("mine").first.click()
+        best = page.page.get_by_text(f"number={study.best_trial.number}")
+        best.first.wait_for(timeout=30_000)
+        assert page.complaints == []

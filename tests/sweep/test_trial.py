@@ -1,0 +1,137 @@
+"""One fit: what it writes, and that it writes the same again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slicewise import load_student
+from slicewise.data.batch import Split
+from slicewise.data.noise import noise_batch
+from slicewise.teacher import random_bert
+from tests.sweep.conftest import Sweep
+
+Record = Callable[[str], dict[str, Any]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_fit_leaves_its_record_configuration_metrics_and_student(
+    sweep: Sweep, folder: Path, record: Record
+) -> None:
+    assert sweep("study=a") == 0
+    trial = folder / "multirun" / "a" / "0"
+    assert {p.name for p in trial.iterdir()} == {
+        ".hydra",
+        "metrics.csv",
+        "student",
+        "sweep.log",
+        "trial.json",
+    }
+    found = record("a/0")
+    assert found["state"] == "COMPLETE"
+    assert found["steps"] == 10
+    assert found["values"] == [found["valid_l1"]]
+    assert found["overrides"] == ["experiment=tiny", "study=a"]
+    assert found["baseline_ratio"] == pytest.approx(
+        min(found["baselines"].values()) / found["valid_l1"]
+    )
+    assert found["versions"]["torch"] == torch.__version__
+    with (trial / "metrics.csv").open() as file:
+        losses = [row["valid_l1"] for row in csv.DictReader(file) if row["valid_l1"]]
+    assert len(losses) == 5
+    assert float(losses[-1]) == found["valid_l1"]
+
+
+def test_the_recorded_loss_is_the_saved_students(sweep: Sweep, record: Record) -> None:
+    assert sweep("study=a") == 0
+    teacher = random_bert(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48
+    )
+    student = load_student("multirun/a/0/student")
+    losses = []
+    for index in range(2):
+        x_BTH = noise_batch((4, 8, 24), 0, Split.VALID, index, torch.device("cpu"))
+        with torch.no_grad():
+            losses.append((student(x_BTH) - teacher(x_BTH)).abs().mean().item())
+    found = record("a/0")
+    assert found["valid_l1"] == pytest.approx(sum(losses) / 2, abs=1e-6)
+    assert found["student_parameters"] == sum(p.numel() for p in student.parameters())
+    assert found["teacher_parameters"] == sum(p.numel() for p in teacher.parameters())
+
+
+def test_the_same_configuration_gives_the_same_loss_in_another_process(
+    sweep: Sweep, record: Record, command: Command
+) -> None:
+    assert sweep("study=a") == 0
+    threads = str(record("a/0")["threads"])
+    done = command("sweep", "experiment=tiny", "study=b", OMP_NUM_THREADS=threads)
+    assert done.returncode == 0, done.stderr
+    assert record("a/0")["valid_l1"] == record("b/0")["valid_l1"]
+
+
+def test_another_seed_gives_another_loss(sweep: Sweep, record: Record) -> None:
+    assert sweep("study=a") == 0
+    assert sweep("study=b", "seed=1") == 0
+    assert record("a/0")["valid_l1"] != record("b/0")["valid_l1"]
+
+
+def test_a_fit_that_ends_between_validations_is_validated(sweep: Sweep, record: Record) -> None:
+    assert sweep("study=a", "trainer.max_steps=7") == 0
+    assert sweep("study=b", "trainer.max_steps=7", "trainer.val_check_interval=7") == 0
+    assert record("a/0")["steps"] == 7
+    assert record("a/0")["valid_l1"] == record("b/0")["valid_l1"]
+
+
+def test_a_finished_trial_is_not_overwritten(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("study=a") == 0
+    before = (folder / "multirun/a/0/trial.json").read_bytes()
+    assert sweep("study=a") == 1
+    assert "choose another study=NAME" in capfd.readouterr().err
+    assert (folder / "multirun/a/0/trial.json").read_bytes() == before
+
+
+def test_the_article_has_its_parameter_counts(sweep: Sweep, record: Record) -> None:
+    article = (
+        "experiment=article",
+        "teacher=random_bert",
+        "study=article",
+        "data.batch_size=1",
+        "trainer.limit_train_batches=1",
+        "trainer.limit_val_batches=1",
+        "trainer.max_epochs=1",
+    )
+    assert sweep(*article) == 0
+    assert record("article/0")["teacher_parameters"] == 14_175_744
+    assert record("article/0")["student_parameters"] == 5_022_336
+
+
+def test_a_scheduler_changes_the_fit_and_is_recorded(sweep: Sweep, record: Record) -> None:
+    assert sweep("study=a") == 0
+    assert sweep("study=b", "scheduler=one_cycle") == 0
+    assert record("a/0")["valid_l1"] != record("b/0")["valid_l1"]
+    assert "scheduler=one_cycle" in record("b/0")["overrides"]
+
+
+def test_a_loss_that_is_not_a_number_fails_with_its_reason(
+    sweep: Sweep, record: Record, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("study=a", "optimizer.lr=1e30", "trainer.gradient_clip_val=null") == 1
+    assert record("a/0")["state"] == "FAIL"
+    assert "valid_l1 is nan" in str(record("a/0")["reason"])
+    assert "valid_l1 is nan" in capfd.readouterr().err
+
+
+def test_the_record_is_plain_json(sweep: Sweep, folder: Path) -> None:
+    assert sweep("study=a") == 0
+    text = (folder / "multirun/a/0/trial.json").read_text()
+    assert json.loads(text)["study"] == "a"
+    assert not list((folder / "multirun/a").rglob("*.pt")) + list(folder.rglob("*.pkl"))
