@@ -10,7 +10,7 @@ sweep: .venv/.minilm
 	$(BIN)/python -m sweep -m student.qkv_layers=1,2,4
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST)
 
 # What takes longer: killed processes, restarted servers, every launcher.
 test-faults: .venv/.dev

@@ -127,6 +127,8 @@ def _type_hints(function: Any) -> dict[str, Any]:
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
     """`value` as OmegaConf converts it to a field of type `hint`."""
+    if type(value) in (typing.get_args(hint) or (hint,)):
+        return value
     schema = dataclasses.make_dataclass("Argument", [(name, hint, MISSING)])
     try:
         structured = OmegaConf.structured(schema)

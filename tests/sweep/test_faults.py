@@ -82,9 +82,9 @@ def test_a_killed_sweeps_workers_stop_and_the_same_command_resumes(program: Prog
     sweep.wait()
     eventually(lambda: not program.processes(), "the workers' end", 120)
     print(f"{time.monotonic() - killed:.2f} s from the kill to the end of the last worker")
-    assert program.finished() == 0
     waiting = program.trials(TrialState.WAITING)
-    assert len(waiting) == len(program.trials()) == 2
+    # One worker may have finished a trial or two before the other had loaded torch.
+    assert len(waiting) == 2 == len(program.trials()) - program.finished()
     for trial in waiting:
         assert (program.directory(trial) / CHECKPOINT).exists()
         # No worker died.
@@ -101,7 +101,7 @@ def test_a_killed_sweeps_workers_stop_and_the_same_command_resumes(program: Prog
 def test_an_interrupted_sweep_says_how_to_go_on(program: Program, number: signal.Signals) -> None:
     sweep = program.start(
         *(TWO_WORKERS, SAVE_OFTEN, *LONG_TRIALS),
-        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_trials=4",
         "optimizer.lr=tag(log,interval(1e-4,1e-2))",
     )
     eventually(lambda: len(program.with_checkpoints()) == 2, "two checkpoints")
@@ -109,15 +109,15 @@ def test_an_interrupted_sweep_says_how_to_go_on(program: Program, number: signal
     assert sweep.wait() == INTERRUPTED, sweep.said()
     # What Python itself starts beside spawned processes ends a moment after the sweep.
     eventually(lambda: not program.processes(), "the end of all processes", 10)
-    waiting = program.trials()
-    assert [trial.state for trial in waiting] == [TrialState.WAITING] * 2
+    waiting = program.trials(TrialState.WAITING)
+    assert len(waiting) == 2 == len(program.trials()) - program.finished()
     [line] = [line for line in sweep.said().splitlines() if line.startswith("Stopped.")]
     printed = line.removeprefix("Stopped. To resume: ")
     assert printed.startswith("python -m sweep ")
     assert "study=s" in shlex.split(printed)
     again = program.start_command(["sh", "-c", printed])
     assert again.wait() == 0, again.said()
-    program.assert_complete(3)
+    program.assert_complete(4)
     for trial in waiting:
         assert ATTEMPTS not in program.trials()[trial.number].user_attrs
         assert program.resumed_from(trial) > [0]
