@@ -6,10 +6,9 @@ import hydra
 from omegaconf import DictConfig
 
 
-@hydra.main(config_path=None)
-def main(config: DictConfig) -> float:
+def task(config: DictConfig) -> float:
     return float(config.x) ** 2
 
 
 if __name__ == "__main__":
-    main()
+    hydra.main(config_path=None)(task)()

@@ -2,7 +2,8 @@
 
 Ask, compose, directories, run, tell: whole sweeps over a function that costs nothing, timed by the
 storage's own timestamps from the first trial's start to the last one's end, so that starting
-processes is left out. Beside them, in the same run, the official sweeper with one job at a time.
+processes is left out. Beside them, in the same run, the official sweeper with one job at a time,
+and the floor of any sweeper between Hydra and Optuna (benchmarks/floor.py).
 
 --storage adds a server, such as postgresql+psycopg://postgres@127.0.0.1/bench; results go to
 benchmarks/results/overhead.md.
@@ -27,6 +28,7 @@ from sweep.provenance import package_versions
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "overhead.md"
+FLOOR = "ask, run_job, tell"
 
 
 @dataclass
@@ -46,13 +48,16 @@ def cases(full: bool, server: str | None) -> list[Case]:
     chosen = [Case("optuna_workers", s, 1, n) for s in storages for n in sizes]
     many = [2, 8, 32] if full else [2]
     chosen += [Case("optuna_workers", s, w, 1000) for s in storages for w in many]
-    chosen += [Case("optuna", s, 1, n) for s in storages for n in (100, 1000)]
+    chosen += [
+        Case(other, s, 1, n) for other in ("optuna", FLOOR) for s in storages for n in (100, 1000)
+    ]
     return chosen
 
 
 def milliseconds_per_trial(case: Case, server: str | None) -> float:
     """Runs one sweep in an empty folder."""
-    name = f"{case.sweeper}-{case.workers}-{case.trials}-{os.getpid()}"
+    sweeper = case.sweeper.replace(", ", "-")
+    name = f"{sweeper}-{case.workers}-{case.trials}-{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder:
         url = server if case.storage == "server" else f"sqlite:///{folder}/studies.db"
         assert url is not None
@@ -70,6 +75,8 @@ def milliseconds_per_trial(case: Case, server: str | None) -> float:
             f"hydra.sweeper.study_name={name}",
             "hydra.sweep.dir=multirun",
         ]
+        if case.sweeper == FLOOR:
+            command = [sys.executable, str(ROOT / "floor.py"), url, name, str(case.trials)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
         trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)

@@ -12,6 +12,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from sweep.active import active_trial
+
 METRICS_NAME = "metrics.csv"
 
 
@@ -41,7 +43,20 @@ class MetricsFile(CSVLogger):
     @rank_zero_only
     def drop_after(self, step: int) -> None:
         """Leaves out the rows of steps that will be taken again."""
-        self.experiment.begin(step)
+        if not _belongs_to_another():
+            self.experiment.begin(step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        # Lightning also saves when a fit is left, which may be because the trial was lost.
+        if not _belongs_to_another():
+            super().save()
+
+
+def _belongs_to_another() -> bool:
+    """Whether the trial, and its file, has been given to another worker."""
+    active = active_trial()
+    return active is not None and active.is_lost()
 
 
 class _Rows(ExperimentWriter):

@@ -17,8 +17,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from sweep.active import ActiveTrial, active_trial
+from sweep.metrics import METRICS_NAME
 
 TRUSTED = "tests.sweep.faults.*"
+METRICS_OF_ANOTHER = "step,valid_l1\n0,0.5\n"
 
 
 class Death(BaseException):
@@ -137,7 +139,7 @@ class InterruptWorker(Callback):
 
 
 class LosePossession(Callback):
-    """The trial is given to another worker while this one is in a step.
+    """The trial is given to another worker, with its files, while this one is in a step.
 
     Args:
         step: In which one; the first is 1.
@@ -151,6 +153,7 @@ class LosePossession(Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step + 1 == self.step:
             running()._is_ours = lambda: False
+            Path(trainer.default_root_dir, METRICS_NAME).write_text(METRICS_OF_ANOTHER)
             if self.and_fail:
                 raise FileNotFoundError
 

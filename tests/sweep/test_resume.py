@@ -274,6 +274,7 @@ def test_what_stops_for_another_worker_leaves_everything_as_it_is(fit: NewFit, l
     with pytest.raises(TrialStopped, match="another worker"):
         parts.run(NO_SAVES, lose % 9)
     assert parts.checkpoint.read_bytes() == before
+    assert (parts.directory / "metrics.csv").read_text() == faults.METRICS_OF_ANOTHER
     assert not (parts.directory / "trial.json").exists()
     assert not (parts.directory / "student").exists()
     assert 10 not in parts.study.trials[0].intermediate_values
