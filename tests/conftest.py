@@ -11,7 +11,7 @@ import pytest
 # wait for each other. Before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell's background job ignores Ctrl-C, and so would every program that tests start and interrupt.
+# A shell's background job ignores Ctrl-C, and so would all programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
