@@ -16,11 +16,13 @@ test: .venv/.dev
 test-faults: .venv/.dev
 	$(BIN)/python -m pytest -m slow $(PYTEST)
 
-# The figures of docs/performance.md; on an idle machine, some twenty minutes.
+# The figures of docs/performance.md; on an idle machine, some forty minutes.
 bench: .venv/.dev
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/gap.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/overhead.py
 
 lint: .venv/.dev

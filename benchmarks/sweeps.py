@@ -22,7 +22,9 @@ HERE = Path(__file__).resolve().parent
 OURS = [
     *("-m", "sweep", "-m", "study=s", "student.qkv_layers=1,2,4"),
     *("data.batch_size=32", "data.seq_length=128", "data.train_batches=30"),
-    *("data.valid_batches=5", "trainer.enable_progress_bar=false"),
+    # One validation, at the end, as the article's recipe has it.
+    *("data.valid_batches=5", "trainer.val_check_interval=1.0"),
+    "trainer.enable_progress_bar=false",
 ]
 OFFICIAL = [
     *(str(HERE / "article_app.py"), "-m", "hydra/sweeper=optuna"),
