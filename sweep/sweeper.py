@@ -121,6 +121,9 @@ def sweep(
     """
     quiet_optuna()
     space, force = _search_space(arguments, params, custom_search_space)
+    if study_name is not None and "study" in config:
+        # By default a timestamp: resolved once more, it could be that of the next second.
+        config.study = study_name
     directory = Path(config.hydra.sweep.dir).absolute()
     name = study_name or directory.name
     url = absolute_url(storage)

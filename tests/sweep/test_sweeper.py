@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
 import pytest
@@ -45,6 +47,24 @@ def test_three_values_are_three_trials(
         "best_params": study.best_params,
         "best_value": study.best_value,
     }
+
+
+def test_a_study_without_a_name_has_one_time_for_its_name_and_its_folder(
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EverySecond(datetime):
+        seconds = itertools.count()
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2026, 1, 1, 12, 0, next(cls.seconds) % 60, tzinfo=tz)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", EverySecond)
+    assert sweep("-m", "student.qkv_layers=0,1") == 0
+    [name] = optuna.get_all_study_names("sqlite:///multirun/studies.db")
+    [place] = [path.name for path in (folder / "multirun").iterdir() if path.name[0] == "2"]
+    assert name == place
+    assert {path.name for path in (folder / "multirun" / name).iterdir()} >= {"0", "1"}
 
 
 def test_parameters_are_numbers_in_the_storage(sweep: Sweep, folder: Path) -> None:
