@@ -161,8 +161,9 @@ class SearchSpace:
             for key, dimension in self.dimensions.items()
         }
         if self.custom is not None:
-            function = getattr(self.custom, "func", self.custom)
-            described["custom_search_space"] = f"{function.__module__}.{function.__qualname__}"
+            described["custom_search_space"] = (
+                f"{self.custom.__module__}.{self.custom.__qualname__}"
+            )
         return described
 
 

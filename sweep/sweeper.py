@@ -22,7 +22,7 @@ from typing import Any
 import optuna
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,7 +33,7 @@ from sweep.plan import Plan, write_plan
 from sweep.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
 from sweep.ranks import devices_per_node
 from sweep.record import RECORD_NAME
-from sweep.space import SearchSpace, override_text
+from sweep.space import CustomSearchSpace, SearchSpace, override_text
 from sweep.storage import absolute_url, open_storage
 from sweep.study import (
     REASON,
@@ -265,11 +265,20 @@ def _search_space(
         for key, value in (params or {}).items()
     ]
     given += [a for a in arguments if a.partition("=")[0] != _RESUME_KEY]
-    extend = None
-    if custom is not None:
-        node = {"_target_": custom, "_partial_": True}
-        extend = instantiate(node, _execution_whitelist_=(custom,))
+    extend = None if custom is None else _function(custom)
     return SearchSpace.parse(given, extend), bool(resume)
+
+
+def _function(path: str) -> CustomSearchSpace:
+    """The function itself, not a partial of Hydra's, which no other process could be sent."""
+    try:
+        function: CustomSearchSpace = get_method(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        allowed = "the dotted path of a function (configuration, trial)"
+        raise ArgumentError(
+            "hydra.sweeper.custom_search_space", path, allowed, str(error)
+        ) from error
+    return function
 
 
 def _pinned(space: SearchSpace, name: str, directory: Path, config: DictConfig) -> SearchSpace:

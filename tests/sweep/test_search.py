@@ -112,6 +112,25 @@ def test_the_students_preset_asks_each_family_its_own_questions(sweep: Sweep) ->
         assert "optimizer.lr" in keys
 
 
+@pytest.mark.parametrize("preset", ["students", "article"])
+def test_a_preset_runs_with_the_launcher_that_is_the_default(command: Any, preset: str) -> None:
+    """What is searched goes to workers in other processes."""
+    points = ("hydra.sweeper.n_trials=1", "teacher.intermediate_size=1536")
+    done = command("sweep", "-m", "study=s", "experiment=tiny", f"search={preset}", *points)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Study s: 1 " in done.stdout
+
+
+@pytest.mark.parametrize("path", ["sweep.search.nobody", "nowhere.students", "students"])
+def test_a_custom_space_that_is_not_there_is_one_message(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str], path: str
+) -> None:
+    assert sweep("-m", "study=s", f"hydra.sweeper.custom_search_space={path}") == 1
+    said = capfd.readouterr().err
+    assert f"hydra.sweeper.custom_search_space={path}: allowed: the dotted path" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("data", ["text", "tokens", "mixed"])
 def test_students_learn_from_what_enters_the_slice(sweep: Sweep, record: Record, data: str) -> None:
     assert sweep(f"data={data}", "data.train_batches=60", "study=s", "student=bert_layer") == 0
