@@ -12,13 +12,14 @@ what the storage holds, so any process can die at any point:
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import math
 import random
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -50,6 +51,32 @@ _REDRAWS = 10
 _IMPOSSIBLE_PER_TRIAL = 10
 # Impossible points in a row with one and the same reason, after which it is no matter of points.
 _SAME_IMPOSSIBLE = 3
+
+
+class LearningStudy(optuna.Study):
+    """Optuna's study, whose sampler also learns from points that cannot be run.
+
+    Samplers look at complete and pruned trials, so one that finds the best students just below a
+    bound would suggest what lies beyond it again and again. Here impossible trials are shown to
+    it as pruned ones without a value: the worst there is.
+    """
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        if states is None or any(state not in states for state in FINISHED):
+            return trials
+        failed = super()._get_trials(deepcopy, (TrialState.FAIL,), use_cache)
+        for trial in failed:
+            if trial.user_attrs.get(IMPOSSIBLE) and trial.params:
+                shown = copy.copy(trial)
+                shown.state = TrialState.PRUNED
+                trials.append(shown)
+        return sorted(trials, key=lambda trial: trial.number)
 
 
 class Rest(Enum):

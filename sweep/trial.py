@@ -227,6 +227,7 @@ def build_student(
     Raises:
         ArgumentError: It does not take or give what the teacher does, or cannot start from what
             `student.init` says.
+        SlicewiseError: It is larger than the objective allows.
     """
     with mistakes_of("student"):
         node = OmegaConf.to_container(config.student, resolve=True)
@@ -248,6 +249,7 @@ def build_student(
             )
     from_teacher = {key: size for key, size in sizes.items() if node.get(key) is None}
     student: Student = build("student", OmegaConf.create(node), **from_teacher)
+    _check_size(student, config.objective.max_parameters)
     if init == "teacher":
         try:
             student.start_from(teacher, batches)
@@ -283,15 +285,9 @@ def _size_up(
     """Measures what the student costs.
 
     Raises:
-        SlicewiseError: More than the objective allows.
+        SlicewiseError: It is slower than the objective allows.
     """
-    most, slowest = config.objective.max_parameters, config.objective.max_latency_ms
-    assert record.student_parameters is not None
-    if most is not None and record.student_parameters > most:
-        raise SlicewiseError(
-            f"the student has {record.student_parameters:,} parameters, more than "
-            f"objective.max_parameters={most:,}"
-        )
+    slowest = config.objective.max_latency_ms
     seq_length, hidden_size = config.data.seq_length, teacher.hidden_size
     record.student_flops = _flops(student, seq_length, hidden_size)
     student.to(trainer.strategy.root_device)
@@ -304,6 +300,16 @@ def _size_up(
         raise SlicewiseError(
             f"the student takes {latency:.3g} ms for a text of {seq_length} tokens, more than "
             f"objective.max_latency_ms={slowest:g}"
+        )
+
+
+def _check_size(student: Student, most: int | None) -> None:
+    """Refuses a student larger than the objective allows, before anything is spent on it."""
+    parameters = count_parameters(student)
+    if most is not None and parameters > most:
+        raise SlicewiseError(
+            f"the student has {parameters:,} parameters, more than "
+            f"objective.max_parameters={most:,}"
         )
 
 

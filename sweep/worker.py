@@ -46,7 +46,7 @@ from sweep.presence import (
 )
 from sweep.space import SearchSpace
 from sweep.storage import open_storage
-from sweep.study import WORKER, Budget, Rest, SharedStudy, load_study, quiet_optuna
+from sweep.study import WORKER, Budget, LearningStudy, Rest, SharedStudy, quiet_optuna
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ class Worker:
         place = Path(HydraConfig.get().runtime.output_dir).name
         name = f"{self.sweep}/{place}-{secrets.token_hex(2)}"
         storage = open_storage(self.storage) if _is_url(self.storage) else self.storage
-        study = load_study(self.study_name, storage)
-        study.sampler, study.pruner = self.sampler(), self.pruner()
+        study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
         shared = SharedStudy(study, storage, self.directory, self.space, self.budget, self.config)
         watch = _Watch(study, storage, name, self.sweep, self.heartbeat)
         sign = own_sign(self.sweep)

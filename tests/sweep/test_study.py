@@ -21,7 +21,15 @@ from optuna.trial import Trial, TrialState
 from slicewise.errors import SlicewiseError
 from sweep.space import SearchSpace
 from sweep.storage import open_storage
-from sweep.study import Budget, Rest, SharedStudy, check_identity, open_study, quiet_optuna
+from sweep.study import (
+    Budget,
+    LearningStudy,
+    Rest,
+    SharedStudy,
+    check_identity,
+    open_study,
+    quiet_optuna,
+)
 
 quiet_optuna()
 
@@ -152,6 +160,27 @@ def test_impossible_points_are_no_failures(tmp_path: Path) -> None:
         else:
             study.tell(trial, "w", TrialState.COMPLETE, [1.0])
     assert study.claim("w", set()) is Rest.EXHAUSTED
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_sampler_learns_where_points_are_impossible(tmp_path: Path, seed: int) -> None:
+    """The best lies at the bound, as with students of at most so many parameters."""
+    found = {}
+    for kind in (optuna.Study, LearningStudy):
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        study = shared(tmp_path, ["x=interval(0,1)", "y=interval(0,1)"], 40, sampler=sampler)
+        study.study = kind("s", study.storage, sampler)
+        while isinstance(trial := study.claim("w", set()), Trial):
+            size = trial.params["x"] + trial.params["y"]
+            if size > 0.5:
+                study.tell(trial, "w", TrialState.FAIL, reason=f"size {size}", impossible=True)
+            else:
+                study.tell(trial, "w", TrialState.COMPLETE, [-size])
+        states = Counter(trial.state for trial in study.study.get_trials())
+        found[kind] = (trial, states[TrialState.FAIL])
+    end, impossible = found[LearningStudy]
+    assert end is Rest.BUDGET
+    assert impossible < 80 < found[optuna.Study][1]
 
 
 def test_a_mistake_that_every_point_shares_ends_the_study_early(tmp_path: Path) -> None:
