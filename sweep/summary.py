@@ -24,6 +24,8 @@ RESULTS_NAME = "optimization_results.yaml"
 REPORT_NAME = "report.html"
 _SHOWN_ROWS = 20
 _LISTED_NUMBERS = 12
+# More of them do not fit into 80 columns.
+_PARAMETER_COLUMNS = 5
 
 
 def save_results(study: optuna.Study, directory: Path) -> None:
@@ -80,11 +82,16 @@ def trial_table(study: optuna.Study) -> Table:
     params = sorted({key for trial in trials for key in trial.params})
     table = _table(f"Study {study.study_name}")
     for heading in ("#", "trial"):
-        table.add_column(heading, justify="right")
-    for heading in short_keys(params):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    # Of conditional spaces most cells would be empty, and the others too narrow to be read.
+    in_words = len(params) > _PARAMETER_COLUMNS
+    if in_words:
+        table.add_column("point", overflow="fold")
+    else:
+        for heading in short_keys(params):
+            table.add_column(heading, justify="right")
     for heading in (*objective_names(study), "x baseline", "parameters", "state"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=in_words)
     for rank, trial in enumerate(trials[:_SHOWN_ROWS], start=1):
         ratio = trial.user_attrs.get("baseline_ratio")
         size = trial.user_attrs.get("student_parameters")
@@ -92,7 +99,7 @@ def trial_table(study: optuna.Study) -> Table:
         table.add_row(
             str(rank),
             str(trial.number),
-            *(shown(trial.params.get(key, "")) for key in params),
+            *([_in_words(trial, params)] if in_words else _cells(trial, params)),
             *(f"{value:.4g}" for value in trial.values or [float("nan")] * len(study.directions)),
             "" if ratio is None else f"{ratio:.2f}",
             "" if size is None else f"{size:,}",
@@ -101,6 +108,16 @@ def trial_table(study: optuna.Study) -> Table:
     if len(trials) > _SHOWN_ROWS:
         table.caption = f"and {len(trials) - _SHOWN_ROWS} more"
     return table
+
+
+def _cells(trial: FrozenTrial, params: Sequence[str]) -> list[str]:
+    return [shown(trial.params.get(key, "")) for key in params]
+
+
+def _in_words(trial: FrozenTrial, params: Sequence[str]) -> str:
+    """What the trial was asked, without what it was not."""
+    names = zip(params, short_keys(params), strict=True)
+    return ", ".join(f"{s}={shown(trial.params[k])}" for k, s in names if k in trial.params)
 
 
 def seed_table(study: optuna.Study) -> Table:
