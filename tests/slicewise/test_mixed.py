@@ -14,7 +14,7 @@ SIZES = {"batch_size": 3, "seq_length": 6}
 
 
 def _batch(data: NoiseDataModule, split: Split, number: int) -> Batch:
-    return data.transfer_batch_to_device(BatchIndex(split, number), torch.device("cpu"), 0)
+    return data.make_batch(BatchIndex(split, number), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("split", Split)

@@ -41,7 +41,7 @@ def new_text(tiny_teacher: TeacherSlice, text_file: str) -> Callable[..., TextDa
 
 
 def _batch(data: NoiseDataModule, split: Split, number: int) -> Batch:
-    return data.transfer_batch_to_device(BatchIndex(split, number), CPU, 0)
+    return data.make_batch(BatchIndex(split, number), CPU)
 
 
 def _equal(one: Batch, other: Batch) -> bool:

@@ -17,7 +17,7 @@ def _tokens(teacher: TeacherSlice, **sizes: int) -> TokensDataModule:
 
 def test_batch_is_what_enters_the_slice(tiny_teacher: TeacherSlice) -> None:
     data = _tokens(tiny_teacher)
-    batch = data.transfer_batch_to_device(BatchIndex(Split.TRAIN, 3), CPU, 0)
+    batch = data.make_batch(BatchIndex(Split.TRAIN, 3), CPU)
     ids_BT = data.input_ids(Split.TRAIN, 3)
     expected = data.whole.enter(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
     assert torch.equal(batch.hidden_states, expected)

@@ -70,15 +70,12 @@ class MixedDataModule(TextDataModule):
         )
         self.text_share = text_share
 
-    def transfer_batch_to_device(
-        self, batch: BatchIndex, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Makes the batch where it is needed, instead of moving it there."""
-        texts_before = math.floor(batch.number * self.text_share)
-        if math.floor((batch.number + 1) * self.text_share) == texts_before:
-            noise = noise_batch(self.size, self.seed, batch.split, batch.number, device)
-            return Batch(noise, None, batch)
+    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        texts_before = math.floor(index.number * self.text_share)
+        if math.floor((index.number + 1) * self.text_share) == texts_before:
+            noise = noise_batch(self.size, self.seed, index.split, index.number, device)
+            return Batch(noise, None, index)
         # Texts are counted by themselves, so that none is left out.
-        text = BatchIndex(batch.split, texts_before)
-        made = super().transfer_batch_to_device(text, device, dataloader_idx)
-        return made._replace(origin=batch)
+        text = BatchIndex(index.split, texts_before)
+        made = super().make_batch(text, device)
+        return made._replace(origin=index)

@@ -57,22 +57,32 @@ class NoiseIndices:
             too few for a whole round.
         rank: Of this process.
         world_size: Number of ranks.
+        at_once: Training batches that are handed over together, in a tuple; a divisor of their
+            number. None: one by one.
     """
 
-    def __init__(self, split: Split, num_batches: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        num_batches: int,
+        rank: int,
+        world_size: int,
+        at_once: int | None = None,
+    ) -> None:
         self.split = split
         self.num_batches = num_batches
         self.rank = rank
         self.world_size = world_size
+        self.at_once = at_once
         self._taken = 0
 
     def __len__(self) -> int:
         if self.split is Split.TRAIN:
             # Ranks step together: one with a batch more than the others would wait for ever.
-            return self.num_batches // self.world_size
+            return self.num_batches // self.world_size // (self.at_once or 1)
         return len(range(self.rank, self.num_batches, self.world_size))
 
-    def __iter__(self) -> Iterator[BatchIndex]:
+    def __iter__(self) -> Iterator[BatchIndex | tuple[BatchIndex, ...]]:
         if self.split is not Split.TRAIN:
             for index in range(self.rank, self.num_batches, self.world_size):
                 yield BatchIndex(self.split, index)
@@ -80,9 +90,15 @@ class NoiseIndices:
         # Fresh noise for every step: the count goes on over epochs, and the Trainer ends an
         # epoch after `len` of them.
         while True:
-            index = self._taken * self.world_size + self.rank
-            self._taken += 1
-            yield BatchIndex(self.split, index)
+            if self.at_once is None:
+                yield self._take()
+            else:
+                yield tuple(self._take() for _ in range(self.at_once))
+
+    def _take(self) -> BatchIndex:
+        index = BatchIndex(self.split, self._taken * self.world_size + self.rank)
+        self._taken += 1
+        return index
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning keeps this in its checkpoints, so that a resumed fit goes on in the stream."""
@@ -103,6 +119,9 @@ class NoiseDataModule(LightningDataModule):
         train_batches: Batches in an epoch, all ranks together.
         valid_batches: Batches of the fixed validation set, all ranks together.
         seed: Of the stream.
+
+    Attributes:
+        at_once: How many training batches the Trainer gets as one; None: each by itself.
 
     Raises:
         ArgumentError: A size is not positive.
@@ -129,6 +148,7 @@ class NoiseDataModule(LightningDataModule):
                 raise ArgumentError(name, size, "an integer of at least 1")
         self.size = (batch_size, seq_length, hidden_size)
         self.seed = seed
+        self.at_once: int | None = None
         self._train: NoiseIndices | None = None
         self._resumed: dict[str, Any] | None = None
         self._coming: tuple[BatchIndex, Future[Tensor]] | None = None
@@ -149,7 +169,7 @@ class NoiseDataModule(LightningDataModule):
         if num_batches < world_size:
             name = f"{split.name.lower()}_batches"
             raise ArgumentError(name, num_batches, f"at least one for each of {world_size} ranks")
-        return NoiseIndices(split, num_batches, rank, world_size)
+        return NoiseIndices(split, num_batches, rank, world_size, self.at_once)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream, once more: Lightning forgets its own copy of it where a
@@ -160,21 +180,28 @@ class NoiseDataModule(LightningDataModule):
         self._resumed = state
 
     def transfer_batch_to_device(
-        self, batch: BatchIndex, device: torch.device, dataloader_idx: int
-    ) -> Batch:
+        self, batch: BatchIndex | tuple[BatchIndex, ...], device: torch.device, dataloader_idx: int
+    ) -> Batch | tuple[BatchIndex, ...]:
         """Makes the batch where it is needed, instead of moving it there.
+
+        Several would take the place of several: they are made when their steps come.
+        """
+        return self.make_batch(batch, device) if isinstance(batch, BatchIndex) else batch
+
+    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        """The batch of that name, on `device`: a function of the seed and the index alone.
 
         A GPU makes it when it comes to it, behind the step before; on a CPU, whose generator
         is a single thread, the next batch is made beside the step.
         """
         coming, self._coming = self._coming, None
-        if coming is not None and coming[0] == batch:
+        if coming is not None and coming[0] == index:
             x_BTH = coming[1].result()
         else:
-            x_BTH = noise_batch(self.size, self.seed, *batch, device)
-        if device.type == "cpu" and batch.split is Split.TRAIN:
+            x_BTH = noise_batch(self.size, self.seed, *index, device)
+        if device.type == "cpu" and index.split is Split.TRAIN:
             world_size = self.trainer.world_size if self.trainer else 1
-            following = batch._replace(number=batch.number + world_size)
+            following = index._replace(number=index.number + world_size)
             made = _beside.submit(noise_batch, self.size, self.seed, *following, device)
             self._coming = (following, made)
-        return Batch(x_BTH, origin=batch)
+        return Batch(x_BTH, origin=index)

@@ -79,16 +79,13 @@ class TextDataModule(NoiseDataModule):
         stamps = tuple(map(_stamp, paths))
         self._tokens = _tokenized(self.whole, source, stamps, seq_length)
 
-    def transfer_batch_to_device(
-        self, batch: BatchIndex, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Makes the batch where it is needed, instead of moving it there."""
-        ids_NT, keep_NT = self._tokens[_PARTS[batch.split]]
-        rows_B = torch.tensor(self.rows(batch.split, batch.number))
+    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        ids_NT, keep_NT = self._tokens[_PARTS[index.split]]
+        rows_B = torch.tensor(self.rows(index.split, index.number))
         keep_BT = keep_NT[rows_B]
         hidden_states = enter(self.whole, ids_NT[rows_B].long(), keep_BT, device)
         mask = additive_mask(keep_BT)
-        return Batch(hidden_states, None if mask is None else mask.to(device), batch)
+        return Batch(hidden_states, None if mask is None else mask.to(device), index)
 
     def digest(self) -> str:
         """Names the texts and weights that, with sizes and seed, decide every batch."""

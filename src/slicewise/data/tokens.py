@@ -63,10 +63,7 @@ class TokensDataModule(NoiseDataModule):
         ids_BT[:, -1] = self.whole.tokenizer.last_id
         return ids_BT
 
-    def transfer_batch_to_device(
-        self, batch: BatchIndex, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Makes the batch where it is needed, instead of moving it there."""
-        ids_BT = self.input_ids(batch.split, batch.number)
+    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        ids_BT = self.input_ids(index.split, index.number)
         keep_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-        return Batch(enter(self.whole, ids_BT, keep_BT, device), None, batch)
+        return Batch(enter(self.whole, ids_BT, keep_BT, device), None, index)
