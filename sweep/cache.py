@@ -62,7 +62,11 @@ def shared_targets(
     content = data.digest() if hasattr(data, "digest") else None
     name = fingerprint(teacher, content=content, **_decisive(config, trainer))
     root = directory.absolute().parent.parent / CACHE_FOLDER
-    targets = _targets(name, mode, int(limit * _GB), root, trainer.world_size, teacher)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    capture = on_gpu and OmegaConf.select(config, "steps.capture", default="auto") == "auto"
+    if on_gpu and mode == "auto":
+        mode = "device"
+    targets = _targets(name, mode, int(limit * _GB), root, trainer.world_size, teacher, capture)
     if targets.store is not None:
         targets.store.touch()
     return targets
@@ -87,18 +91,31 @@ def _decisive(config: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _targets(
-    name: str, mode: str, limit: int, root: Path, world_size: int, teacher: TeacherSlice
+    name: str,
+    mode: str,
+    limit: int,
+    root: Path,
+    world_size: int,
+    teacher: TeacherSlice,
+    capture: bool,
 ) -> CachedTargets:
     """Kept from trial to trial, for those that share a fingerprint."""
 
     def compute(batch: Batch) -> torch.Tensor:
+        if capture:
+            return teacher.captured(batch.hidden_states, batch.attention_mask)[0].clone()
         target_BTH: torch.Tensor = teacher(batch.hidden_states, batch.attention_mask)
         return target_BTH
+
+    if mode == "device":
+        # A copy within a GPU's memory takes no time beside the teacher; the fits need the rest.
+        limit = min(limit, torch.cuda.mem_get_info()[0] // 4)
+        log.info("Targets: kept on the GPU, up to %.1f GB", limit / _GB)
 
     return CachedTargets(
         compute,
         store=TargetStore(root, name, limit) if mode in ("auto", "disk") else None,
-        memory_limit=limit if mode == "memory" else 0,
+        memory_limit=limit if mode in ("memory", "device") else 0,
         keep_valid=mode != "off",
         only_if_faster=mode == "auto",
         step=world_size,

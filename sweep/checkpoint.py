@@ -6,6 +6,7 @@ import logging
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -14,22 +15,36 @@ CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _CONTENT = {"global_step", "state_dict", "optimizer_states", "loops", "callbacks"}
 
 
-def usable_checkpoint(directory: Path) -> Path | None:
+class Checkpoint(NamedTuple):
+    """A checkpoint that is whole.
+
+    Attributes:
+        path: Where it lies.
+        at_once: Steps in a batch of the fit that saved it, which has to go on in such batches;
+            None where Lightning took them one by one.
+    """
+
+    path: Path
+    at_once: int | None
+
+
+def usable_checkpoint(directory: Path) -> Checkpoint | None:
     """The checkpoint of a trial that can be continued, None where there is none that is whole."""
     path = directory / CHECKPOINT
     if not path.exists():
         return None
     try:
-        step = _verified_step(path)
+        content = _verified(path)
+        step, at_once = int(content["global_step"]), content.get("at_once")
     except Exception as error:  # Damaged bytes raise almost anything.
         log.warning("%s is damaged (%s): starting from zero", path, type(error).__name__)
         path.unlink()
         return None
     log.info("Going on from step %d", step)
-    return path
+    return Checkpoint(path, at_once)
 
 
-def _verified_step(path: Path) -> int:
+def _verified(path: Path) -> dict[str, Any]:
     """Reads all of a checkpoint; raises where it is not what was written."""
     import torch
 
@@ -37,10 +52,10 @@ def _verified_step(path: Path) -> int:
         # torch itself does not look at the checksums: a flipped bit would go on as a weight.
         if archive.testzip() is not None:
             raise zipfile.BadZipFile
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if not content.keys() >= _CONTENT:
         raise KeyError
-    return int(content["global_step"])
+    return content
 
 
 def remove_checkpoint(directory: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
+from slicewise.distiller import Distiller
 from sweep.pulse import Pulse, remove_pulse
 
 
@@ -32,7 +33,8 @@ class LiveProgress(Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        total = trainer.estimated_stepping_batches
+        assert isinstance(pl_module, Distiller)
+        total = pl_module.total_steps
         self._began = self._wrote = time.monotonic()
         self._pulse = Pulse(trainer.global_step, int(total) if math.isfinite(total) else None)
         self._write(trainer)

@@ -24,8 +24,9 @@ from pytorch_lightning.callbacks import Callback
 from slicewise.cost import count_flops, count_parameters, latency_ms
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.noise import NoiseDataModule
-from slicewise.distiller import Distiller, OptimizerFactory, SchedulerFactory
+from slicewise.distiller import OptimizerFactory, SchedulerFactory
 from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.manual import new_distiller
 from slicewise.students.base import Student
 from slicewise.students.folder import save_student
 from slicewise.teacher import TeacherSlice
@@ -34,7 +35,7 @@ from sweep.active import ActiveTrial, FitFailed, TrialStopped, active_trial
 from sweep.build import build, mistakes_of
 from sweep.cache import CACHE_KEYS, shared_targets
 from sweep.callbacks import FinalValidation, ObeyStudy
-from sweep.checkpoint import CHECKPOINT, usable_checkpoint
+from sweep.checkpoint import CHECKPOINT, Checkpoint, usable_checkpoint
 from sweep.live import LiveProgress
 from sweep.lockstep import agreed
 from sweep.loggers import Trackers
@@ -165,22 +166,29 @@ def _fit(
     record.precision = str(trainer.precision)
     _size_up(student, teacher, config, trainer, record)
     test = _transfer_test(teacher, trainer, config)
-    distiller = Distiller(
-        teacher,
-        student,
-        config.data.seq_length,
-        optimizer,
-        scheduler,
-        targets=shared_targets(
-            config, teacher, data, trainer, directory, in_study=active is not None
-        ),
-        seed=config.seed,
-    )
+    checkpoint = usable_checkpoint(directory) if trainer.is_global_zero else None
+    going_on = agreed(lambda: checkpoint is not None)
+    steps = step_settings(config, checkpoint)
+    targets = shared_targets(config, teacher, data, trainer, directory, in_study=active is not None)
+    try:
+        distiller = new_distiller(
+            trainer,
+            data,
+            teacher,
+            student,
+            config.data.seq_length,
+            optimizer,
+            scheduler,
+            targets=targets,
+            seed=config.seed,
+            **steps,
+        )
+    except ArgumentError as error:
+        raise error.within("steps") from error
     try:
         if student.is_trainable:
-            going_on = agreed(lambda: usable_checkpoint(directory) is not None)
-            checkpoint = directory / CHECKPOINT if going_on else None
-            trainer.fit(distiller, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            path = directory / CHECKPOINT if going_on else None
+            trainer.fit(distiller, datamodule=data, ckpt_path=path, weights_only=True)
         else:
             for batch in _calibration(data):
                 distiller.baselines.update(teacher(*batch[:2]), batch.real_tokens())
@@ -211,6 +219,30 @@ def _fit(
     )
     if test is not None:
         log.info("In the whole model, on text: cosine to the original's %.4f", record.text_cosine)
+
+
+def step_settings(config: DictConfig, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """How steps are taken, as `new_distiller` takes it: `steps` in the configuration.
+
+    A fit that goes on counts as the one did that saved its checkpoint.
+
+    Raises:
+        ArgumentError: A setting is not allowed.
+    """
+    settings = {"capture": "auto", "at_once": "auto", "compile": False}
+    settings.update(OmegaConf.select(config, "steps", default={}))
+    capture, at_once, compiled = (settings[key] for key in ("capture", "at_once", "compile"))
+    if capture not in ("auto", "off", False):  # YAML's word for false.
+        raise ArgumentError("steps.capture", capture, "auto, off")
+    if at_once != "auto" and not (type(at_once) is int and at_once > 0):
+        raise ArgumentError("steps.at_once", at_once, "auto, or an integer of at least 1")
+    if not isinstance(compiled, bool):
+        raise ArgumentError("steps.compile", compiled, "true or false")
+    if checkpoint is not None and checkpoint.at_once is None:
+        return {"capture": False, "at_once": 1, "compile": False}
+    if checkpoint is not None:
+        at_once = checkpoint.at_once
+    return {"capture": capture == "auto", "at_once": at_once, "compile": compiled}
 
 
 def build_student(
@@ -272,7 +304,7 @@ def _calibration(data: NoiseDataModule) -> Iterator[Batch]:
     batch_size, seq_length, _ = data.size
     needed = max(1, _CALIBRATION_TOKENS // (batch_size * seq_length))
     for number in range(min(needed, data.sizes["train_batches"])):
-        yield data.transfer_batch_to_device(BatchIndex(Split.TRAIN, number), torch.device("cpu"), 0)
+        yield data.make_batch(BatchIndex(Split.TRAIN, number), torch.device("cpu"))
 
 
 def _size_up(

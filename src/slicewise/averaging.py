@@ -9,6 +9,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
@@ -46,6 +47,15 @@ class WeightAverage(Callback):
         if not self._average:
             self._average = {name: p.detach().clone() for name, p in _weights(pl_module)}
         self._average = {name: p.to(device) for name, p in self._average.items()}
+
+    def on_before_zero_grad(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        optimizer: Optimizer,
+    ) -> None:
+        # Called after each step also where a batch has several (`slicewise.manual`).
+        self._follow()
 
     def on_train_batch_end(
         self,
@@ -89,8 +99,10 @@ class WeightAverage(Callback):
             return
         self._steps = self._fit[0].global_step
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
-        for name, weight in _weights(self._fit[1]):
-            self._average[name].lerp_(weight, 1 - decay)
+        weights = dict(_weights(self._fit[1]))
+        averages = [self._average[name] for name in weights]
+        # On a GPU one launch instead of one for each.
+        torch._foreach_lerp_(averages, list(weights.values()), 1 - decay)
 
     @torch.no_grad()
     def _swap(self, pl_module: lightning.LightningModule) -> None:

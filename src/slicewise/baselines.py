@@ -58,6 +58,19 @@ class Baselines:
             target: (B, T, H).
             real_tokens: (B, T), which of them count.
         """
+        self.add(target, real_tokens)
+        self.count()
+
+    def count(self) -> None:
+        """Counts a round of batches; together with `add` it is `update`."""
+        self.num_batches += self.world_size
+
+    @torch.no_grad()
+    def add(self, target: Tensor, real_tokens: Tensor | None = None) -> None:
+        """The part of `update` that a GPU does, always at the same places in its memory.
+
+        From the second batch on it is the same work for all of them.
+        """
         if real_tokens is None:
             sum_TH = target.sum(0, dtype=torch.float32)
             count_T1 = torch.full_like(sum_TH[:, :1], len(target))
@@ -73,7 +86,6 @@ class Baselines:
         batch_TF = torch.cat((sum_TH, count_T1), 1)
         self._share_2TF[0] += batch_TF
         self._share_2TF[1].mul_(keep**self.world_size).add_(batch_TF, alpha=weight)
-        self.num_batches += self.world_size
 
     @torch.no_grad()
     def gather(self) -> Tensor:

@@ -70,6 +70,12 @@ class Distiller(LightningModule):
     def teacher(self) -> TeacherSlice:
         return self._outside[0]
 
+    @property
+    def total_steps(self) -> float:
+        """Optimizer steps of the whole fit; infinite where nothing but time ends it."""
+        steps: float = self.trainer.estimated_stepping_batches
+        return steps
+
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T, H) -> (B, T, H)."""
         prediction: Tensor = self.student(hidden_states, attention_mask)
@@ -78,17 +84,28 @@ class Distiller(LightningModule):
     def setup(self, stage: str) -> None:
         device = self.trainer.strategy.root_device
         self.teacher.to(device)
+        # Lightning's `deterministic` also fills all memory that is about to be written to.
+        deterministic: Any = torch.utils.deterministic
+        deterministic.fill_uninitialized_memory = False
         if stage == "fit":
             ranks = (self.trainer.global_rank, self.trainer.world_size)
             self.baselines = Baselines(self.seq_length, self.teacher.hidden_size, *ranks)
         self.baselines.to(device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.seed_step(self.trainer.fit_loop.epoch_loop.total_batch_idx)
+
+    def seed_step(self, step: int) -> None:
+        """Seeds the dropout of this rank's batch in a step, counted over all epochs."""
         # The batch's number over all ranks, which take turns.
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         number = step * self.trainer.world_size + self.trainer.global_rank
         # Python's hash of integers is the same in every process.
-        torch.manual_seed(hash((self.seed, number, 0)) % 2**63)
+        seed = hash((self.seed, number, 0)) % 2**63
+        # Not torch.manual_seed: for each kind of device that is not there it formats a traceback,
+        # which takes as long as a small step on a GPU.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
     def on_validation_start(self) -> None:
         self.baselines.gather()
@@ -142,8 +159,7 @@ class Distiller(LightningModule):
         optimizer = self.optimizer_factory(self.student.parameters())
         if self.scheduler_factory is None:
             return optimizer
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.scheduler_factory(optimizer, total_steps=total_steps)
+        scheduler = self.scheduler_factory(optimizer, total_steps=int(self.total_steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -187,31 +187,45 @@ class CachedTargets:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The teacher's output for a batch, (B, T, H), on the batch's device."""
+        target = self.find(batch)
+        if target is None:
+            target = self.compute(batch)
+            self.keep(batch, target)
+        return target
+
+    def find(self, batch: Batch) -> Tensor | None:
+        """The teacher's output, where it is known already, on the batch's device."""
         index = batch.origin
         if index is None:
-            return self.compute(batch)
-        known = self._memory.get(index)
-        if known is not None:
-            return known.to(batch.hidden_states.device, non_blocking=True)
-        if self.only_if_faster and index.split is Split.TRAIN:
-            self._choose(batch, index)
-        target = self._from_store(index)
-        if target is not None:
+            return None
+        target = self._memory.get(index)
+        if target is None:
+            if self.only_if_faster and index.split is Split.TRAIN:
+                self._choose(batch, index)
+            target = self._from_store(index)
+            if target is None:
+                return None
             target = target.to(batch.hidden_states.device, non_blocking=True)
-        else:
-            target = self.compute(batch)
-            self.computed += 1
-            if self.store is not None:
-                self._reader.submit(self.store.write, index, target.detach().cpu())
+            self._remember(index, target)
+        return target.to(batch.hidden_states.device, non_blocking=True)
+
+    def keep(self, batch: Batch, target: Tensor) -> None:
+        """Takes in what the teacher made of a batch, for whoever needs it next."""
+        index = batch.origin
+        if index is None:
+            return
+        self.computed += 1
+        if self.store is not None:
+            self._reader.submit(self.store.write, index, target.detach().cpu())
         self._remember(index, target)
-        return target
 
     def _choose(self, batch: Batch, index: BatchIndex) -> None:
         """Measures the teacher against the store, once, and keeps to the faster."""
         self.only_if_faster = False
         assert self.store is not None
-        # Once to warm up.
-        self._timed(lambda: self.compute(batch), batch)
+        # To warm up; a GPU's graph is recorded in the fourth call.
+        for _ in range(4 if batch.hidden_states.is_cuda else 1):
+            self._timed(lambda: self.compute(batch), batch)
         target, asking = self._timed(lambda: self.compute(batch), batch)
         if not self.store.write(index, target.cpu()):
             self.store = None
@@ -250,12 +264,13 @@ class CachedTargets:
     def _remember(self, index: BatchIndex, target: Tensor) -> None:
         if index.split is not Split.TRAIN:
             if self.keep_valid:
-                self._memory[index] = target
+                self._memory[index] = target.clone()
             return
         size = target.numel() * target.element_size()
         if self._kept + size <= self.memory_limit:
             self._kept += size
-            self._memory[index] = target
+            # A graph writes its next result over it.
+            self._memory[index] = target.clone()
 
 
 def _encoded(target: Tensor) -> bytes:

@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from slicewise.captured import Captured
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
 
@@ -68,6 +69,7 @@ class TeacherSlice(nn.Module):
         # In a tuple, where nn.Module does not look for submodules: the rest is no part of the
         # slice.
         self._whole: tuple[WholeModel, ...] = ()
+        self._captured: tuple[object, Captured] | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -89,6 +91,19 @@ class TeacherSlice(nn.Module):
             # Some families return a tuple with the hidden states first.
             x_BTH = output[0] if isinstance(output, tuple) else output
         return x_BTH
+
+    @property
+    def captured(self) -> Captured:
+        """The same function as a CUDA graph; made once, for all who ask."""
+        # Graphs read the weights where they were.
+        places = self._places()
+        if self._captured is None or self._captured[0] != places:
+            self._captured = (places, Captured(lambda *batch: (self(*batch),), "the teacher"))
+        return self._captured[1]
+
+    def _places(self) -> tuple[int, ...]:
+        """Where the weights lie in memory: elsewhere after a move to another device."""
+        return tuple(parameter.data_ptr() for parameter in self.parameters())
 
     def whole(self) -> WholeModel:
         """The rest of the model: tokenizer, embeddings, and the layers around the slice.

@@ -199,6 +199,49 @@ def test_a_fit_that_stops_after_every_step_ends_as_one_that_never_stopped(
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [
+        "two epochs",
+        "a schedule",
+        "muon, averaged",
+        "half precision on text",
+        "validations across epochs",
+        "an epoch without validation",
+        "a validation by the clock",
+    ],
+)
+def test_two_steps_at_once_stopped_after_every_batch_are_one_fit_of_single_steps(
+    fit: NewFit, kind: str
+) -> None:
+    whole, parts = fit("whole"), fit("parts")
+    given = (*FITS[kind], "trainer.log_every_n_steps=1")
+    whole.run(*given)
+    steps = []
+    for _ in range(100):
+        try:
+            parts.run(*given, "steps.at_once=2", STOP % 0)
+        except TrialStopped as stopped:
+            steps.append(int(str(stopped).split()[-1]))
+        else:
+            break
+    assert steps == list(range(2, whole.record()["steps"] + 1, 2))
+    assert parts.outcome() == whole.outcome()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "stopped"), [("1", "2", 5), ("2", "1", 6), ("2", "auto", 6)]
+)
+def test_a_fit_goes_on_in_batches_of_as_many_steps_as_it_began_with(
+    fit: NewFit, first: str, then: str, stopped: int
+) -> None:
+    whole, parts = fit("whole"), fit("parts")
+    whole.run()
+    assert parts.run_until_stopped(f"steps.at_once={first}", STOP % 5) == stopped
+    parts.run(f"steps.at_once={then}")
+    assert parts.outcome() == whole.outcome()
+
+
+@pytest.mark.parametrize(
     ("kind", "steps"),
     [
         ("one epoch", range(1, 11)),
@@ -375,7 +418,9 @@ def test_a_checkpoint_is_plain_data(fit: NewFit, kind: str) -> None:
     content = torch.load(parts.checkpoint, weights_only=True)
     assert content["global_step"] == 3
     assert not [name for name in content["state_dict"] if "teacher" in name]
-    assert usable_checkpoint(parts.directory) == parts.checkpoint
+    found = usable_checkpoint(parts.directory)
+    assert found is not None
+    assert found.path == parts.checkpoint
 
 
 # When there is one.

@@ -1,0 +1,121 @@
+"""Work that a GPU does again and again, handed to it once: CUDA graphs.
+
+Launching a training step kernel by kernel takes longer than the kernels of a small model run. A
+graph launches all of them at once, with the same results.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+# Calls that run as they are: kernels are chosen, and an optimizer makes its state.
+_WARM_UP = 3
+# Graphs hold the memory of all that lies between their inputs and outputs.
+_MAX_GRAPHS = 4
+
+
+Tensors = tuple[Tensor, ...]
+
+
+class _Graph(NamedTuple):
+    """A recorded call: what it reads, what it does, where it leaves the results."""
+
+    inputs: tuple[Tensor | None, ...]
+    graph: torch.cuda.CUDAGraph
+    outputs: Tensors
+
+
+class Captured:
+    """A function of tensors that runs as a CUDA graph from its fourth call on.
+
+    Each shape of its arguments has a graph of its own. What cannot be recorded, because it waits
+    for the device or for memory, goes on as it is, and the log says so once.
+
+    A graph draws random numbers from the seed that is set when it runs, as the function would.
+
+    Args:
+        function: Takes tensors on one GPU, or None in their place, and returns tensors; whatever
+            else it reads or changes on the GPU must stay where it is in memory.
+        name: What the log calls it.
+    """
+
+    def __init__(self, function: Callable[..., Tensors], name: str) -> None:
+        self.function = function
+        self.name = name
+        self._calls: dict[Any, int] = {}
+        self._graphs: dict[Any, _Graph] = {}
+        self._refused = False
+
+    def __call__(self, *arguments: Tensor | None) -> Tensors:
+        """What the function returns for the arguments; the next call may write over it."""
+        if self._refused:
+            return self.function(*arguments)
+        key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
+        recorded = self._graphs.get(key)
+        if recorded is None:
+            calls = self._calls[key] = self._calls.get(key, 0) + 1
+            if calls <= _WARM_UP or len(self._graphs) == _MAX_GRAPHS:
+                # As PyTorch asks of whatever is recorded later.
+                return beside(self.function, *arguments)()
+            recorded = self._record(*arguments)
+            if recorded is None:
+                return self.function(*arguments)
+            self._graphs[key] = recorded
+        for place, argument in zip(recorded.inputs, arguments, strict=True):
+            if place is not None and argument is not None:
+                place.copy_(argument)
+        recorded.graph.replay()
+        return recorded.outputs
+
+    def _record(self, *arguments: Tensor | None) -> _Graph | None:
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.clone_state()
+        # What is born in inference mode, as in a validation, could not be written to outside it.
+        with torch.inference_mode(False):
+            inputs = tuple(None if a is None else a.detach().clone() for a in arguments)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph):
+                    outputs = self.function(*inputs)
+            except RuntimeError as error:
+                # PyTorch leaves the generator waiting for the rest of the recording.
+                generator.graphsafe_set_state(before)
+                self._refused = True
+                # Where the function failed; what ends the recording only says that it did.
+                cause = error.__context__ or error
+                log.warning("No CUDA graph of %s: %s", self.name, str(cause).partition("\n")[0])
+                return None
+        return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
+
+
+def beside(function: Callable[..., Tensors], *arguments: Tensor | None) -> Callable[[], Tensors]:
+    """Starts a function on a stream of its own, beside what the GPU is given next.
+
+    Returns:
+        What waits, on the GPU, until it has ended, and returns its results.
+    """
+    current = torch.cuda.current_stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        outputs = function(*arguments)
+
+    def join() -> Tensors:
+        current.wait_stream(stream)
+        for output in outputs:
+            output.record_stream(current)
+        return outputs
+
+    return join
+
+
+def _mode() -> tuple[bool, torch.dtype]:
+    """What decides, besides the arguments, which kernels run."""
+    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
