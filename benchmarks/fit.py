@@ -1,9 +1,10 @@
 """What a training step costs, against the article's recipe: python benchmarks/fit.py
 
 In one process, in turn, round after round: some steps of the article's recipe, of ours with the
-teacher computed, and of ours with its outputs cached. Ours are Lightning fits as a sweep runs them,
-with its data module, callbacks and logger. Figures are medians over all steps of all rounds but
-each round's first two; results go to benchmarks/results/fit.md.
+teacher computed, and of ours with its outputs cached; on a GPU also of ours compiled. Ours are
+Lightning fits as a sweep runs them, with its data module, callbacks and logger. Figures are medians
+over all steps of all rounds but each round's first ones (on a GPU, which is not waited for after
+each step, over the rounds' means); results go to benchmarks/results/fit.md, or fit_gpu.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from machine import Table, description
 from pytorch_lightning.callbacks import Callback
 
 from slicewise.data.noise import NoiseDataModule
-from slicewise.distiller import Distiller
+from slicewise.manual import new_distiller
 from slicewise.students.approx import ApproximateAttention
 from slicewise.targets import CachedTargets, TargetStore
 from slicewise.teacher import TeacherSlice, minilm, random_bert
@@ -35,40 +36,43 @@ from sweep.metrics import MetricsFile
 from sweep.resume import ResumePoint
 
 BATCH, TOKENS = 32, 128
-# The first step of a round allocates.
-WARM_UP = 2
+ON_GPU = torch.cuda.is_available()
+# The first step of a round allocates; a GPU records its graph in the fourth.
+WARM_UP = 32 if ON_GPU else 2
 
 
 class Stopwatch(Callback):
-    """The seconds of each training batch, from the end of the one before."""
+    """The seconds of each training step.
 
-    def __init__(self) -> None:
+    A GPU is waited for after the warm-up and at the end; all its steps have the mean.
+    """
+
+    def __init__(self, steps: int) -> None:
         self.seconds: list[float] = []
-        self._last = 0.0
+        self._steps = steps
+        self._step, self._last = 0, 0.0
 
-    def on_train_start(self, *_: Any) -> None:
-        self._last = self._now()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        now = self._now()
-        self.seconds.append(now - self._last)
-        self._last = now
-
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available():
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step < WARM_UP or (ON_GPU and self._step and step < self._steps):
+            return
+        if ON_GPU:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        now = time.perf_counter()
+        if self._step:
+            taken = step - self._step
+            self.seconds += [(now - self._last) / taken] * (1 if ON_GPU else taken)
+        self._step, self._last = step, now
 
 
 def article_steps(teacher: TeacherSlice, student: ApproximateAttention, steps: int) -> list[float]:
-    """Seconds of each step of the article's recipe."""
-    seconds, last = [], time.perf_counter()
-    for _ in recipe(teacher, student, steps + WARM_UP, (BATCH, TOKENS, teacher.hidden_size)):
-        now = Stopwatch._now()
+    """Seconds of each step of the article's recipe, which waits for its loss."""
+    warm_up, seconds, last = 2, [], time.perf_counter()
+    for _ in recipe(teacher, student, steps + warm_up, (BATCH, TOKENS, teacher.hidden_size)):
+        now = time.perf_counter()
         seconds.append(now - last)
         last = now
-    return seconds[WARM_UP:]
+    return seconds[warm_up:]
 
 
 def our_steps(
@@ -78,19 +82,13 @@ def our_steps(
     precision: str,
     targets: CachedTargets | None,
     folder: str,
+    compiled: bool = False,
+    at_once: int | str = "auto",
 ) -> list[float]:
     """Seconds of each step of ours."""
-    watch = Stopwatch()
-    data = NoiseDataModule(
-        teacher.hidden_size, BATCH, TOKENS, train_batches=steps + WARM_UP, valid_batches=1
-    )
-    distiller = Distiller(
-        teacher,
-        student,
-        TOKENS,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=1e-4, fused=True),
-        targets=targets,
-    )
+    total = steps + WARM_UP
+    watch = Stopwatch(total)
+    data = NoiseDataModule(teacher.hidden_size, BATCH, TOKENS, train_batches=total, valid_batches=1)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -106,55 +104,89 @@ def our_steps(
         callbacks=[watch, ResumePoint()],
         default_root_dir=folder,
     )
+    distiller = new_distiller(
+        trainer,
+        data,
+        teacher,
+        student,
+        TOKENS,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=1e-4, fused=True),
+        targets=targets,
+        compile=compiled,
+        at_once=at_once,
+    )
     trainer.fit(distiller, datamodule=data)
-    return watch.seconds[WARM_UP:]
+    return watch.seconds
 
 
 @contextmanager
-def _cached(teacher: TeacherSlice, precision: str, steps: int) -> Iterator[CachedTargets]:
-    """Targets that are all on disk already."""
+def cached_targets(teacher: TeacherSlice, precision: str, steps: int) -> Iterator[CachedTargets]:
+    """Targets that are all there already: on disk, those of a GPU in its memory."""
     with tempfile.TemporaryDirectory() as folder:
-        store = TargetStore(Path(folder), "fit", limit=10**11)
-        writer = CachedTargets(lambda batch: teacher(*batch[:2]), store)
+        store = None if ON_GPU else TargetStore(Path(folder), "fit", limit=10**11)
+        memory_limit = 10**11 if ON_GPU else 0
+        targets = CachedTargets(lambda batch: teacher(*batch[:2]), store, memory_limit)
         student = ApproximateAttention(teacher.hidden_size)
-        our_steps(teacher, student, steps, precision, writer, folder)
-        writer._reader.shutdown(wait=True)
-        reader = CachedTargets(_never, store)
-        yield reader
+        our_steps(teacher, student, steps, precision, targets, folder)
+        targets._reader.shutdown(wait=True)
+        known = targets.computed
+        yield CachedTargets(_never, store) if store is not None else targets
+        assert targets.computed == known
 
 
 def _never(batch: Any) -> torch.Tensor:
     raise AssertionError("the teacher was asked for a target that is on disk")
 
 
+def new_teacher(hidden_size: int) -> TeacherSlice:
+    """MiniLM's first layers where they have that width, else random ones of BERT's shape."""
+    if hidden_size == 384 and not ON_GPU:
+        return minilm()
+    return random_bert(
+        hidden_size=hidden_size, num_hidden_layers=2, intermediate_size=4 * hidden_size
+    )
+
+
 def compare(hidden_size: int, qkv_layers: int, rounds: int, steps: int) -> list[str]:
     """One row of the table."""
-    teacher = (
-        minilm()
-        if hidden_size == 384
-        else random_bert(hidden_size=hidden_size, num_hidden_layers=2)
-    )
+    teacher = new_teacher(hidden_size)
     precision = native_precision("auto")
-    if torch.cuda.is_available():
-        teacher = teacher.cuda()
-    times: dict[str, list[float]] = {"article": [], "ours": [], "cached": []}
+    device = "cuda" if ON_GPU else "cpu"
+    teacher.to(device)
 
     def student() -> ApproximateAttention:
-        made = ApproximateAttention(hidden_size, qkv_layers=qkv_layers)
-        return made.cuda() if torch.cuda.is_available() else made
+        return ApproximateAttention(hidden_size, qkv_layers=qkv_layers).to(device)
 
-    with tempfile.TemporaryDirectory() as folder, _cached(teacher, precision, steps) as targets:
-        for _ in range(rounds):
-            times["article"] += article_steps(teacher, student(), steps)
-            times["ours"] += our_steps(teacher, student(), steps, precision, None, folder)
-            times["cached"] += our_steps(teacher, student(), steps, precision, targets, folder)
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cached_targets(teacher, precision, steps) as targets,
+    ):
+        for number in range(rounds):
+            for name, seconds in times.items():
+                known = targets if "cached" in name else None
+                compiled = "compiled" in name
+                if name == "article":
+                    seconds += article_steps(teacher, student(), 20 if ON_GPU else steps)
+                    continue
+                if compiled and number == 0:
+                    our_steps(teacher, student(), steps, precision, known, folder, compiled)
+                seconds += our_steps(teacher, student(), steps, precision, known, folder, compiled)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     cells = [f"{hidden_size}", f"{qkv_layers}"]
     for name, seconds in times.items():
         low, high = statistics.quantiles(seconds, n=10)[::8]
-        cells.append(f"{1000 * medians[name]:.0f} ({1000 * low:.0f} to {1000 * high:.0f})")
-    cells += [f"{medians['article'] / medians[name]:.2f}" for name in ("ours", "cached")]
-    return cells
+        cells.append(f"{_ms(medians[name])} ({_ms(low)} to {_ms(high)})")
+    return cells + [f"{medians['article'] / medians[name]:.2f}" for name in VARIANTS[1:]]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f}" if ON_GPU else f"{1000 * seconds:.0f}"
+
+
+VARIANTS = ["article", "ours", "ours, cached"]
+if ON_GPU:
+    VARIANTS += ["ours, compiled", "ours, compiled, cached"]
 
 
 def main() -> None:
@@ -162,19 +194,26 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[384, 768])
     parser.add_argument("--qkv-layers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of each in a round")
+    parser.add_argument(
+        "--steps", type=int, default=512 if ON_GPU else 6, help="timed steps of each in a round"
+    )
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    spread = (
+        f"range of the middle 80% of {options.rounds * options.steps} steps"
+        if not ON_GPU
+        else f"range of {options.rounds} rounds of {options.steps} steps (article: 20)"
+    )
     table = Table(
-        "fit.md",
+        "fit_gpu.md" if ON_GPU else "fit.md",
         "A training step, against the article's recipe",
         [
             f"`python benchmarks/fit.py`, {description()}; {native_precision('auto')} against the",
-            f"article's fp32; batches of {BATCH} x {TOKENS}. Medians, and the range of the middle",
-            f"80% of {options.rounds * options.steps} steps, in ms; ratios of medians.",
+            f"article's fp32; batches of {BATCH} x {TOKENS}. Medians and {spread}, in ms;",
+            "ratios of medians.",
         ],
-        "H|qkv_layers|article|ours|ours, targets cached|ratio|ratio, cached",
+        "|".join(["H", "qkv_layers", *VARIANTS, *(f"article / {name}" for name in VARIANTS[1:])]),
     )
     for hidden_size in options.hidden:
         for qkv_layers in options.qkv_layers:
