@@ -14,6 +14,7 @@ import os
 import secrets
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from sweep.plan import Plan, write_plan
 from sweep.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
 from sweep.ranks import devices_per_node
 from sweep.record import RECORD_NAME
+from sweep.report import load_drawing, write_report
 from sweep.space import CustomSearchSpace, SearchSpace, override_text
 from sweep.storage import absolute_url, open_storage
 from sweep.study import (
@@ -69,6 +71,7 @@ _CACHE_KEYS = ("cache", "cache_limit")
 _RESUME_KEY = "+resume"
 # Launchers whose worker, if it is one, has the terminal; whose workers, if several, print to files.
 _ON_TERMINAL = ("basic", "local")
+_IN_THIS_PROCESS = "basic"
 _INTO_FILES = ("local", "submitit_local", "submitit_slurm")
 # Launchers whose workers share the cores of this machine.
 _ONE_MACHINE = ("local", "joblib", "submitit_local")
@@ -219,6 +222,9 @@ def _launch(
         showing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(_nothing)
     else:
         showing = onlooking(study, n_trials, live=launched_by in _INTO_FILES)
+    if launched_by != _IN_THIS_PROCESS:
+        # While the workers work, this process has nothing to do.
+        threading.Thread(target=load_drawing, name="report", daemon=True).start()
     interrupted = False
     with showing as each_round:
         presence = Presence(study, "sweep", worker.sweep, sign, SWEEP_BEAT_SECONDS, each_round)
@@ -241,8 +247,6 @@ def _launch(
 
 def _write_report(study: optuna.Study, directory: Path, storage: str | None) -> None:
     """Writes the report; a sweep does not fail for want of it."""
-    from sweep.report import write_report
-
     try:
         write_report(study, directory, storage)
     except Exception:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import io
 import logging
 import multiprocessing
@@ -543,6 +544,8 @@ def _run_in_process(payload: str, results: Connection, output: Path | None) -> N
     # The job is over; an interrupt now could only cut its result in half.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     results.send_bytes(_dumped(result))
+    # Python would look for garbage in all that torch has loaded before it ends: a second.
+    gc.freeze()
 
 
 def _run(payload: _Payload) -> JobReturn:
