@@ -409,8 +409,13 @@ def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -
 
 
 def quiet_optuna() -> None:
-    """Without Optuna's lines on every study and trial, and its warnings on features we chose."""
+    """Without Optuna's lines on every study and trial, and its warnings on features we chose.
+
+    Nor with SQLAlchemy's tracebacks of what it could not close tidily, after Ctrl-C or an outage:
+    whoever made the call reports how it went.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     warnings.filterwarnings("ignore", message=".*`step` is already reported.*")
 

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 _WAIT_SECONDS = 0.5
 # How long a worker may take to stop whose sweep has ended: within ten seconds all is quiet.
 _ORPHAN_SECONDS = 6.0
+# Signals of a dying parent's threads came within 5 ms on a busy machine; nobody types as fast.
+_AT_ONCE_SECONDS = 0.3
 
 
 @dataclass
@@ -286,18 +288,21 @@ def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C and a polite kill stop at the next batch; the same once more stops at once.
 
     One of each is no impatience: a cluster asks all processes of a job to end, and then the
-    launcher asks its workers.
+    launcher asks its workers. Nor is the same at once: the kernel tells a process that its parent
+    has died once for each of the parent's threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    received: set[int] = set()
+    received: dict[int, float] = {}
 
     def handle(number: int, frame: Any) -> None:
         if number in received:
+            if time.monotonic() - received[number] < _AT_ONCE_SECONDS:
+                return
             raise KeyboardInterrupt
-        received.add(number)
+        received[number] = time.monotonic()
         stop.set()
         # print() must not be entered where the signal may have interrupted it.
         os.write(1, b"\nStopping at the next batch ...\n")
