@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from slicewise.teacher import TeacherSlice
+from slicewise.students.approx import ApproximateAttention
+from slicewise.teacher import TeacherSlice, minilm
 
 WORKERS = 2
+TRAIN_BATCHES, VALID_BATCHES = 30, 5
+SIZE = (32, 128, 384)
 
 
 class Noise(Dataset[Tensor]):
@@ -71,3 +74,22 @@ def _recorded(teacher: TeacherSlice, x_BTH: Tensor) -> Tensor:
         output = layer(x_BTH, None)
         x_BTH = output[0] if isinstance(output, tuple) else output
     return x_BTH
+
+
+def trial(qkv_layers: int) -> float:
+    """A trial of a search as searches are written elsewhere: its validation loss.
+
+    It loads the teacher, trains, and validates once at the end.
+    """
+    torch.manual_seed(0)
+    teacher = minilm()
+    student = ApproximateAttention(SIZE[-1], qkv_layers=qkv_layers)
+    for _ in recipe(teacher, student, TRAIN_BATCHES, SIZE):
+        pass
+    student.eval()
+    losses = []
+    with torch.no_grad():
+        for _ in range(VALID_BATCHES):
+            x_BTH = torch.randn(SIZE)
+            losses.append(F.l1_loss(student(x_BTH), teacher(x_BTH)).item())
+    return sum(losses) / len(losses)

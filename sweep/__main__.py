@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 
@@ -36,4 +38,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Python would look for garbage in all that is loaded before it ends: a second.
+    atexit.register(gc.freeze)
     sys.exit(main())

@@ -8,6 +8,8 @@ error, and defaults that have changed since do not change the trial.
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -202,4 +204,6 @@ def _changes(before: TrialRecord, after: TrialRecord) -> list[str]:
 
 
 if __name__ == "__main__":
+    # Python would look for garbage in all that is loaded before it ends: a second.
+    atexit.register(gc.freeze)
     sys.exit(main())

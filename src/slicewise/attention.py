@@ -1,15 +1,19 @@
 """Attention and dropout as students use them.
 
-In full precision, on a GPU, and where nothing learns, these are torch's own. In half precision on a
-CPU torch's dropout costs more than the matrix products around it: it draws one element after the
-other, from the whole width of its generator; 16 random bits an element will do. Its fused attention
-is slower there than the plain products, forward and backward together, at lengths such as 128.
+In full precision, on a GPU, compiled, and where nothing learns, these are torch's own. In half
+precision on a CPU torch's dropout costs more than the matrix products around it: it draws one
+element after the other, from the whole width of its generator; 16 random bits an element will do,
+and numpy draws those in less than half of torch's time. Torch's fused attention is slower there
+than the plain products, forward and backward together, at lengths such as 128.
 
 Shapes: B batch, N heads, T tokens, D size of a head's queries and keys, W of its values.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,7 +51,7 @@ def attend(
         # Autocast would widen the probabilities; torch sums them up in single anyway.
         probabilities_BNTT = scores_BNTT.softmax(-1)
     if dropout_p > 0:
-        probabilities_BNTT = probabilities_BNTT * _kept(probabilities_BNTT, dropout_p)
+        probabilities_BNTT = _drop(probabilities_BNTT, dropout_p)
         v_BNTW = v_BNTW * (1 / (1 - dropout_p))
     context_BNTW: Tensor = probabilities_BNTT @ v_BNTW
     return context_BNTW
@@ -59,17 +63,37 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0 or not _is_slow_in_torch(input):
             return super().forward(input)
-        return input * _kept(input, self.p).mul_(1 / (1 - self.p))
+        return _drop(input, self.p) * (1 / (1 - self.p))
 
 
-@torch.no_grad()
-def _kept(x: Tensor, p: float) -> Tensor:
-    """Zeros and ones like `x`: zero with probability `p`, rounded to a multiple of 2 ** -16."""
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    # Straight into numbers: from booleans it would take longer than to draw them.
-    return torch.ge(bits, round(p * _LEVELS) - _LEVELS // 2, out=torch.empty_like(x))
+class _Masked(torch.autograd.Function):
+    """Half-precision numbers times zeros and ones, as bits times integers: no float is made."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        return (x.view(torch.int16) * kept).view(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return (grad.view(torch.int16) * kept).view(grad.dtype), None
+
+
+def _drop(x: Tensor, p: float) -> Tensor:
+    """`x`, zero with probability `p`, rounded to a multiple of 2 ** -16; not scaled.
+
+    The draw follows torch's default generator.
+    """
+    seed = int(torch.randint(2**63 - 1, ()))
+    generator = numpy.random.Generator(numpy.random.SFC64(seed))
+    words = generator.integers(0, 2**64, (x.numel() + 3) // 4, dtype=numpy.uint64)
+    bits = torch.from_numpy(words).view(torch.int16)[: x.numel()].view(x.shape)
+    kept = torch.ge(bits, round(p * _LEVELS) - _LEVELS // 2, out=bits)
+    dropped: Tensor = _Masked.apply(x, kept)  # type: ignore[no-untyped-call]
+    return dropped
 
 
 def _is_slow_in_torch(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return half and x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -135,11 +135,10 @@ def stdlib_test_sentences(count: int) -> tuple[str, ...]:
 
 def _stdlib_sentences() -> Iterator[str]:
     library = Path(sysconfig.get_path("stdlib"))
-    names = {path: path.relative_to(library) for path in library.rglob("*.py")}
     # Shuffled, but always alike: the first few shall be out of the whole library.
     paths = sorted(
-        (path for path, name in names.items() if _LEFT_OUT.isdisjoint(name.parts)),
-        key=lambda path: hashlib.sha256(names[path].as_posix().encode()).digest(),
+        _sources(library),
+        key=lambda path: hashlib.sha256(path.relative_to(library).as_posix().encode()).digest(),
     )
     if not paths:
         raise SlicewiseError(
@@ -148,6 +147,17 @@ def _stdlib_sentences() -> Iterator[str]:
         )
     docstrings = itertools.chain.from_iterable(map(_docstrings, paths))
     yield from _unique(itertools.chain.from_iterable(map(_sentences, docstrings)))
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    # Not rglob, which walks through what is left out: all installed packages.
+    for path in folder.iterdir():
+        if path.name in _LEFT_OUT:
+            continue
+        if path.suffix == ".py":
+            yield path
+        elif path.is_dir():
+            yield from _sources(path)
 
 
 def _docstrings(path: Path) -> Iterator[str]:
