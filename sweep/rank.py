@@ -149,14 +149,16 @@ def run_share(task: Task, active: ActiveTrial | None) -> Outcome:
     """
     import contextlib
 
-    import torch
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
-    from optuna import TrialPruned
 
-    from slicewise.errors import SlicewiseError
-    from sweep.trial import fit
+    with application.no_search_for_garbage():
+        import torch
+        from optuna import TrialPruned
+
+        from slicewise.errors import SlicewiseError
+        from sweep.trial import fit
 
     setup_globals()
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": task.hydra}))
