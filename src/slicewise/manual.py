@@ -267,8 +267,8 @@ def new_distiller(
             shape of student, and is kept by torch on this machine.
 
     Raises:
-        ArgumentError: `at_once` does not fit into what lies between two validations, or steps
-            cannot be taken but one by one.
+        ArgumentError: `at_once` does not fit into what lies between two validations, steps
+            cannot be taken but one by one, or a CPU's code cannot be compiled here.
     """
     obstacle = _obstacle(trainer)
     captured = capture and trainer.strategy.root_device.type == "cuda" and obstacle is None
@@ -279,6 +279,8 @@ def new_distiller(
         allowed = ", ".join(map(str, fitting))
         raise ArgumentError("at_once", at_once, f"auto, {allowed}" + (obstacle or ""))
     assert isinstance(at_once, int)
+    if compile and trainer.strategy.root_device.type == "cpu":
+        obstacle = obstacle or _missing_compiler()
     if compile and obstacle:
         raise ArgumentError("compile", True, "false" + obstacle)
     if at_once == 1 and not (captured or compile):
@@ -310,6 +312,19 @@ def _obstacle(trainer: lightning.Trainer) -> str | None:
     plugin = trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
         return f" (trainer.precision={trainer.precision} scales gradients)"
+    return None
+
+
+def _missing_compiler() -> str | None:
+    """What to do where torch finds nothing to compile with; None where it does."""
+    # A second or two, of which only those know who compile.
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "; torch.compile finds no C++ compiler: install g++, or set CXX"
     return None
 
 

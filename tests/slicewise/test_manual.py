@@ -60,6 +60,8 @@ def fit(
         capture: bool = True,
         optimizer: Callable[..., Optimizer] = adamw,
         scheduler: Callable[..., Any] | None = None,
+        compile: bool = False,
+        dropout: float = 0.1,
         **arguments: Any,
     ) -> tuple[Trainer, Distiller]:
         trainer = new_trainer(**{"gradient_clip_val": 0.5, **arguments})
@@ -68,12 +70,13 @@ def fit(
             trainer,
             data,
             tiny_teacher,
-            new_student(dropout=0.1),
+            new_student(dropout=dropout),
             SEQ_LENGTH,
             optimizer,
             scheduler,
             at_once=at_once,
             capture=capture,
+            compile=compile,
         )
         trainer.fit(distiller, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         return trainer, distiller
@@ -237,6 +240,35 @@ def test_what_is_allowed_divides_all_that_lightning_counts(
         assert batches % at_once == 0
         assert to_validation % at_once == 0
         assert max_steps == -1 or max_steps % at_once == 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_steps_are_the_same_but_for_their_last_digits(fit: Fit, precision: str) -> None:
+    settings: dict[str, Any] = {"dropout": 0.0, "precision": precision, "val_check_interval": 0.5}
+    plain, compiled = Validations(), Validations()
+    fit(1, callbacks=[plain], **settings)
+    _, distiller = fit(1, compile=True, callbacks=[compiled], **settings)
+    assert isinstance(distiller, ManualDistiller)
+    assert distiller.compiles
+    digits = 1e-4 if precision == "32-true" else 1e-2
+    assert compiled.seen == pytest.approx(plain.seen, rel=digits)
+
+
+def test_a_compiled_fit_with_dropout_learns(fit: Fit) -> None:
+    seen = Validations()
+    fit(1, compile=True, callbacks=[seen], max_epochs=8, precision="bf16-mixed")
+    losses = list(seen.seen.values())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_without_a_compiler_nothing_is_compiled(fit: Fit) -> None:
+    from torch._inductor import config
+
+    with (
+        config.patch({"cpp.cxx": (None, "/no/compiler")}),
+        pytest.raises(ArgumentError, match=r"compile=true: allowed: false; .* install g\+\+"),
+    ):
+        fit(1, compile=True)
 
 
 # On a GPU
