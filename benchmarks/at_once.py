@@ -16,7 +16,7 @@ import warnings
 from fit import ON_GPU, WARM_UP, cached_targets, new_teacher, our_steps
 from machine import Table, description
 
-from slicewise import manual
+from slicewise import steps as manual
 from slicewise.students.approx import ApproximateAttention
 from sweep.devices import native_precision
 

@@ -27,13 +27,13 @@ from machine import Table, description
 from pytorch_lightning.callbacks import Callback
 
 from slicewise.data.noise import NoiseDataModule
-from slicewise.manual import new_distiller
+from slicewise.steps import new_distiller
 from slicewise.students.approx import ApproximateAttention
 from slicewise.targets import CachedTargets, TargetStore
 from slicewise.teacher import TeacherSlice, minilm, random_bert
 from sweep.devices import native_precision
-from sweep.metrics import MetricsFile
-from sweep.resume import ResumePoint
+from sweep.trial.metrics_file import MetricsFile
+from sweep.trial.resume import ResumePoint
 
 BATCH, TOKENS = 32, 128
 ON_GPU = torch.cuda.is_available()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sweep.devices import cpu_count
-from sweep.provenance import package_versions
+from sweep.trial.provenance import package_versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -24,7 +24,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sweep.devices import cpu_count
-from sweep.provenance import package_versions
+from sweep.trial.provenance import package_versions
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "overhead.md"

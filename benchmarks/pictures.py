@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.text import Text
 
 from slicewise.errors import SlicewiseError
-from sweep.plan import find_study
-from sweep.status import Onlooker, Status
-from sweep.summary import REPORT_NAME
+from sweep.study.plan import find_study
+from sweep.view.status import Onlooker, Status
+from sweep.view.summary import REPORT_NAME
 from sweep.watch import picture
 
 ROOT = Path(__file__).resolve().parent.parent

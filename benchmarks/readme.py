@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from rich.console import Console
 from rich.text import Text
 
-from sweep.record import TrialRecord
+from sweep.trial.record import TrialRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python -m sweep -m study=first student.qkv_layers=1,2,4"

@@ -25,7 +25,7 @@ def main() -> int:
     )
     try:
         if started_by_torchrun() and os.environ["RANK"] != "0":
-            from sweep import torchrun
+            from sweep.ranks import torchrun
 
             torchrun.follow()
             return 0

@@ -20,7 +20,7 @@ from sweep.devices import native_precision, started_by_torchrun, visible_gpus
 
 CONFIG_NAME = "config"
 # What runs a trial, and imports all of torch, Lightning and transformers.
-_TRIAL = "sweep.trial"
+_TRIAL = "sweep.trial.fit"
 _TRUSTED = ("slicewise.*", "sweep.*", "torch.optim.*", "pytorch_lightning.*")
 
 
@@ -66,18 +66,18 @@ def run(config: DictConfig) -> Any:
     Returns:
         What the objective asks for.
     """
-    from sweep.ranks import number_of_ranks
+    from sweep.ranks.messages import number_of_ranks
 
     if started_by_torchrun():
-        from sweep import torchrun
+        from sweep.ranks import torchrun
 
         return torchrun.run_trial(config)
     if number_of_ranks(config) > 1:
-        from sweep import gang
+        from sweep.ranks import gang
 
         return gang.run_trial(config)
     with no_search_for_garbage():
-        from sweep.trial import run_trial
+        from sweep.trial.fit import run_trial
 
     return run_trial(config)
 

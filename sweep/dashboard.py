@@ -8,7 +8,7 @@ import sys
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import exit_code_of
-from sweep.plan import DEFAULT_STORAGE
+from sweep.study.plan import DEFAULT_STORAGE
 
 
 def serve(storage_url: str, host: str, port: int) -> None:
@@ -19,7 +19,7 @@ def serve(storage_url: str, host: str, port: int) -> None:
     """
     from optuna_dashboard import run_server
 
-    from sweep.storage import absolute_url, existing_sqlite_file, open_storage
+    from sweep.study.storage import absolute_url, existing_sqlite_file, open_storage
 
     existing_sqlite_file(storage_url)
     storage = open_storage(absolute_url(storage_url))

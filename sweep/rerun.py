@@ -19,7 +19,7 @@ from typing import Any
 from slicewise.errors import SlicewiseError
 from sweep import application
 from sweep.console import exit_code_of
-from sweep.record import RECORD_NAME, TrialRecord
+from sweep.trial.record import RECORD_NAME, TrialRecord
 
 IDENTICAL = 0
 DIFFERENT = 3

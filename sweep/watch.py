@@ -27,10 +27,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.console import exit_code_of
-from sweep.plan import DEFAULT_STORAGE, find_study, read_plan
-from sweep.progress import Progress
-from sweep.status import Onlooker, Status, WorkerStatus
-from sweep.summary import short_keys, shown
+from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan
+from sweep.view.progress import Progress
+from sweep.view.status import Onlooker, Status, WorkerStatus
+from sweep.view.summary import short_keys, shown
 
 # Lines of the picture besides the workers'.
 _OTHER_LINES = 9

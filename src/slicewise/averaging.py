@@ -54,7 +54,7 @@ class WeightAverage(Callback):
         pl_module: lightning.LightningModule,
         optimizer: Optimizer,
     ) -> None:
-        # Called after each step also where a batch has several (`slicewise.manual`).
+        # Called after each step also where a batch has several (`slicewise.steps`).
         self._follow()
 
     def on_train_batch_end(

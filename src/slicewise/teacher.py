@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from slicewise.captured import Captured
+from slicewise.cuda_graph import Captured
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import optuna
 
 from slicewise.errors import SlicewiseError
-from sweep.plan import DEFAULT_STORAGE
-from sweep.summary import REPORT_NAME
+from sweep.study.plan import DEFAULT_STORAGE
+from sweep.view.summary import REPORT_NAME
 
 if TYPE_CHECKING:
     from sweep.report.figures import Picture

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sweep.console import exit_code_of
-from sweep.plan import DEFAULT_STORAGE
+from sweep.study.plan import DEFAULT_STORAGE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,8 +38,8 @@ def report(name: str, storage_url: str, output: Path | None, png: bool) -> None:
     Raises:
         SlicewiseError: There is no such storage or study, or the pictures cannot be drawn.
     """
-    from sweep.plan import find_study, study_folder
     from sweep.report import write_pictures, write_report
+    from sweep.study.plan import find_study, study_folder
 
     study = find_study(name, storage_url)
     folder = output or study_folder(study)

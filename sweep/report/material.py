@@ -19,15 +19,15 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.plan import Plan, read_plan
-from sweep.presence import Sign, read_signs
-from sweep.record import RECORD_NAME
-from sweep.study import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
-from sweep.summary import objective_names, ranked
+from sweep.study.plan import Plan, read_plan
+from sweep.study.presence import Sign, read_signs
+from sweep.study.shared import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
+from sweep.trial.record import RECORD_NAME
+from sweep.view.summary import objective_names, ranked
 
 Curve = list[tuple[int, float]]
 
-# As in sweep.metrics, which would load Lightning.
+# As in sweep.trial.metrics_file, which would load Lightning.
 _METRICS_NAME = "metrics.csv"
 
 

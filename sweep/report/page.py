@@ -22,11 +22,11 @@ from urllib.parse import quote
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
-from sweep.plan import command_of
-from sweep.record import RECORD_NAME
 from sweep.report.figures import Picture, axis_title
 from sweep.report.material import Material, TrialMaterial
-from sweep.summary import short_keys, shown
+from sweep.study.plan import command_of
+from sweep.trial.record import RECORD_NAME
+from sweep.view.summary import short_keys, shown
 
 # Rows that a browser still sorts at once.
 _ROWS = 3000

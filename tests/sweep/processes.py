@@ -18,10 +18,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise import load_student
-from sweep.checkpoint import CHECKPOINT
-from sweep.presence import Sign, process_is_gone, read_signs
-from sweep.storage import open_storage
-from sweep.study import WORKER
+from sweep.study.presence import Sign, process_is_gone, read_signs
+from sweep.study.shared import WORKER
+from sweep.study.storage import open_storage
+from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults
 
 # Deadlines are for what would otherwise hang; a busy machine may take its time.

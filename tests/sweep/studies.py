@@ -13,10 +13,10 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweep.plan import Plan, write_plan
-from sweep.provenance import package_versions
-from sweep.storage import open_storage
-from sweep.study import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER, quiet_optuna
+from sweep.study.plan import Plan, write_plan
+from sweep.study.shared import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER, quiet_optuna
+from sweep.study.storage import open_storage
+from sweep.trial.provenance import package_versions
 
 TEACHER_PARAMETERS = 3_548_928
 BASELINE = 0.3958

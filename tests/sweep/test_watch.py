@@ -14,11 +14,11 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from sweep.plan import Plan, write_plan
-from sweep.presence import own_sign, write_sign
-from sweep.pulse import Pulse
-from sweep.status import Onlooker, Status
-from sweep.study import DIRECTORY, WORKER
+from sweep.study.plan import Plan, write_plan
+from sweep.study.presence import own_sign, write_sign
+from sweep.study.shared import DIRECTORY, WORKER
+from sweep.trial.pulse import Pulse
+from sweep.view.status import Onlooker, Status
 from sweep.watch import main, onlooking, picture, shown_live
 from tests.sweep.processes import Program, eventually
 from tests.sweep.studies import make_study

@@ -1,4 +1,4 @@
-"""`hydra/launcher=local`: the registration; the work is in `_local_impl`."""
+"""`hydra/launcher=local`: the registration; the work is in `sweep.workers.local`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class LocalLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from hydra_plugins.slicewise_hydra._local_impl import launch
+        from sweep.workers.local import launch
 
         return launch(self, job_overrides, initial_job_idx)
 

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna_workers`: the registration; the work is in `sweep.sweeper`."""
+"""`hydra/sweeper=optuna_workers`: the registration; the work is in `sweep.workers.sweeper`."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class OptunaWorkersSweeper(Sweeper):
         self.config: DictConfig | None = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from sweep.sweeper import sweep
+        from sweep.workers.sweeper import sweep
 
         assert self.config is not None
         assert self.hydra_context is not None

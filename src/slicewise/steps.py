@@ -1,0 +1,382 @@
+"""Several training steps in one batch of Lightning's, each a single launch on a GPU.
+
+Between two batches Lightning does about as much as a GPU does in a step of a small student. So it
+is handed several batches as one, and the steps are taken here, by what Lightning calls manual
+optimization; losses, weights and logged rows are those of a fit that takes them one by one.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
+from torch.optim import Optimizer
+
+from slicewise.cuda_graph import Captured, beside
+from slicewise.data.batch import BatchIndex, l1_loss
+from slicewise.data.noise import NoiseDataModule
+from slicewise.distiller import Distiller
+from slicewise.errors import ArgumentError
+from slicewise.targets import CachedTargets
+
+# Above it, Lightning's part is too small to matter, and a fit would be long in stopping.
+_MOST_AT_ONCE = 32
+# Shapes of students for which one process keeps compiled code.
+_MAX_SHAPES = 64
+
+
+class _Parts(NamedTuple):
+    """What a step is made of; not modules of the distiller, whose weights would count twice.
+
+    Attributes:
+        ask: The teacher.
+        predict: The student.
+        measure: The loss of a prediction: two of (B, T, H), and which tokens count.
+        learn: Takes the step: (B, T, H), mask, and target if it is known, to loss and target.
+    """
+
+    ask: Callable[..., Tensor]
+    predict: Callable[..., Tensor]
+    measure: Callable[..., Tensor]
+    learn: Callable[..., tuple[Tensor, ...]]
+
+
+class ManualDistiller(Distiller):
+    """A `Distiller` whose batches are several: the indices of those it is to take steps on.
+
+    Callbacks are called once for all steps of a batch, but for `on_before_zero_grad`, which sees
+    the weights after each step.
+
+    Args:
+        arguments: As `Distiller` takes them.
+        at_once: Steps in a batch of Lightning's.
+        capture: Whether the steps run as CUDA graphs; see `slicewise.cuda_graph`.
+        compile: Whether student and teacher are compiled by `torch.compile`.
+        gradient_clip_val: As the Trainer's, which takes none with manual optimization.
+        gradient_clip_algorithm: As the Trainer's.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        at_once: int = 1,
+        capture: bool = False,
+        compile: bool = False,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(*arguments, **named)
+        if named.get("targets") is None:
+            self.targets = CachedTargets(self._ask_teacher, keep_valid=False)
+        self.automatic_optimization = False
+        self.at_once = at_once
+        self.capture = capture
+        self.compiles = compile
+        self.gradient_clip_val = gradient_clip_val or 0.0
+        self.gradient_clip_algorithm = gradient_clip_algorithm or "norm"
+        self._steps_in_graph = False
+        self._recorded_settings: list[dict[str, Any]] | None = None
+        self._parts: _Parts | None = None
+
+    @property
+    def total_steps(self) -> float:
+        trainer = self.trainer
+        total: float = trainer.estimated_stepping_batches  # Loads what counts the batches.
+        if trainer.max_epochs is None or trainer.max_epochs == -1:
+            return total
+        steps = trainer.num_training_batches * self.at_once * max(trainer.max_epochs, 1)
+        return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
+    def on_train_start(self) -> None:
+        optimizer = self._optimizer()
+        self._record(with_optimizer=self.capture and _make_capturable(optimizer, self.device))
+
+    def _record(self, with_optimizer: bool) -> None:
+        """Prepares the steps from here on; a graph is recorded after some of them.
+
+        Args:
+            with_optimizer: Whether the graph holds the optimizer's step too. It goes on with the
+                settings that it was recorded with, but for the learning rate.
+        """
+        self._steps_in_graph = with_optimizer
+        self._recorded_settings = _settings(self._optimizer()) if with_optimizer else None
+        ask: Callable[..., Tensor] = self.teacher
+        predict: Callable[..., Tensor] = self.student
+        measure: Callable[..., Tensor] = l1_loss
+        learn: Callable[..., tuple[Tensor, ...]] = self._learn_plainly
+        if self.compiles:
+            # Students of a sweep differ: each shape is compiled by itself.
+            torch._dynamo.config.recompile_limit = _MAX_SHAPES
+            ask, predict = torch.compile(ask), torch.compile(predict)
+            measure = torch.compile(measure)
+        if self.capture:
+            learn = Captured(learn, "the training step")
+        self._parts = _Parts(ask, predict, measure, learn)
+
+    def on_train_end(self) -> None:
+        # A graph keeps its memory as long as it is there.
+        self._parts = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["at_once"] = self.at_once
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Each step sets its seed itself."""
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Lightning's gives up the gradients, which a graph will write to again."""
+
+    def training_step(  # type: ignore[override]
+        self, batch: tuple[BatchIndex, ...], batch_idx: int
+    ) -> Tensor:
+        loop = self.trainer.fit_loop.epoch_loop
+        optimizer, scheduler = self._optimizer(), self.lr_schedulers()
+        taken = loop.manual_optimization.optim_step_progress
+        first = loop.total_batch_idx * self.at_once
+        logged = {}
+        for step, index in enumerate(batch, first):
+            loss = self._take_step(index, step)
+            if self.capture and not self._steps_in_graph:
+                optimizer.step()
+            taken.increment_ready()
+            taken.increment_completed()
+            if scheduler is not None:
+                scheduler.step()  # type: ignore[union-attr]
+                if self._recorded_settings not in (None, _settings(optimizer)):
+                    self._record(with_optimizer=False)
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_before_zero_grad(self.trainer, self, optimizer)
+            if self._is_logged(step):
+                logged[step] = loss.clone()
+        # The number of the step, by which loggers go and the intervals between rows.
+        loop._batches_that_stepped += self.at_once - 1
+        self._log_rows(logged)
+        self.log("train_l1", loss, prog_bar=True, logger=False, batch_size=1)
+        return loss.clone()
+
+    def _take_step(self, index: BatchIndex, step: int) -> Tensor:
+        """Makes a batch and learns from it; returns the loss, until the next step."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        # Where Lightning would make it: before it enters autocast.
+        with torch.autocast(self.device.type, enabled=False):
+            batch = data.make_batch(index, self.device)
+        targets = self.targets
+        shared = targets if isinstance(targets, CachedTargets) else None
+        known = shared.find(batch) if shared is not None else targets(batch)
+        self.seed_step(step)
+        assert self._parts is not None
+        loss, target_BTH = self._parts.learn(batch.hidden_states, batch.attention_mask, known)
+        self.baselines.count()
+        if known is None and shared is not None:
+            shared.keep(batch, target_BTH)
+        return loss
+
+    def _learn_plainly(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, target: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One step on (B, T, H); returns its loss and the target, which the teacher is asked for
+        where it is not known."""
+        assert self._parts is not None
+        optimizer = self._optimizer()
+        optimizer.zero_grad()
+        # A GPU is asked for both at once: neither fills it.
+        answer = None if target is not None else self._ask_beside(hidden_states, attention_mask)
+        prediction_BTH = self._parts.predict(hidden_states, attention_mask)
+        if answer is not None:
+            (target,) = answer()
+        assert target is not None
+        real_BT = None if attention_mask is None else attention_mask[:, 0, 0] >= 0
+        loss = self._parts.measure(prediction_BTH, target, real_BT)
+        self.baselines.add(target, real_BT)
+        with torch.autocast(self.device.type, enabled=False):
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._clip(optimizer)
+            if self._steps_in_graph or not self.capture:
+                optimizer.step()
+        return loss.detach(), target
+
+    def _ask_beside(self, *batch: Tensor | None) -> Callable[[], tuple[Tensor, ...]]:
+        """Asks the teacher; what is returned waits for the answer."""
+        assert self._parts is not None
+        ask = self._parts.ask
+        if self.device.type == "cuda":
+            return beside(lambda *batch: (ask(*batch),), *batch)
+        target_BTH = ask(*batch)
+        return lambda: (target_BTH,)
+
+    def _clip(self, optimizer: Optimizer) -> None:
+        plugin = self.trainer.precision_plugin
+        if self.gradient_clip_val > 0:
+            if self.gradient_clip_algorithm == "norm":
+                plugin.clip_grad_by_norm(optimizer, self.gradient_clip_val)
+            else:
+                plugin.clip_grad_by_value(optimizer, self.gradient_clip_val)
+
+    def _is_logged(self, step: int) -> bool:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(self.trainer.loggers) and every > 0 and (step + 1) % every == 0
+
+    def _log_rows(self, losses: dict[int, Tensor]) -> None:
+        """The rows that Lightning would have logged between the steps."""
+        if not losses:
+            return
+        # All at once: each value that is fetched waits for the device.
+        values = torch.stack(list(losses.values())).tolist()
+        for step, value in zip(losses, values, strict=True):
+            row = {"train_l1": value, "epoch": self.current_epoch}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step)
+        for logger in self.trainer.loggers:
+            logger.save()
+
+    def _optimizer(self) -> Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
+
+def new_distiller(
+    trainer: lightning.Trainer,
+    data: NoiseDataModule,
+    *arguments: Any,
+    at_once: int | str = "auto",
+    capture: bool = True,
+    compile: bool = False,
+    **named: Any,
+) -> Distiller:
+    """The distiller that is fast on the trainer's device; both are prepared for each other.
+
+    Args:
+        trainer: A Trainer that has not run yet.
+        data: What it will train on.
+        arguments, named: As `Distiller` takes them.
+        at_once: Steps in a batch of Lightning's. `auto`: as many as divide what lies between two
+            validations, up to 32, where steps are captured, else one.
+        capture: Whether CUDA graphs may be used: on one GPU, where nothing scales or
+            accumulates gradients.
+        compile: Whether student and teacher are compiled, which takes about a minute for each
+            shape of student, and is kept by torch on this machine.
+
+    Raises:
+        ArgumentError: `at_once` does not fit into what lies between two validations, steps
+            cannot be taken but one by one, or a CPU's code cannot be compiled here.
+    """
+    obstacle = _obstacle(trainer)
+    captured = capture and trainer.strategy.root_device.type == "cuda" and obstacle is None
+    fitting = [1] if obstacle else _divisors(_steps_between_events(trainer, data), _MOST_AT_ONCE)
+    if at_once == "auto":
+        at_once = fitting[-1] if captured else 1
+    elif at_once not in fitting:
+        allowed = ", ".join(map(str, fitting))
+        raise ArgumentError("at_once", at_once, f"auto, {allowed}" + (obstacle or ""))
+    assert isinstance(at_once, int)
+    if compile and trainer.strategy.root_device.type == "cpu":
+        obstacle = obstacle or _missing_compiler()
+    if compile and obstacle:
+        raise ArgumentError("compile", True, "false" + obstacle)
+    if at_once == 1 and not (captured or compile):
+        return Distiller(*arguments, **named)
+    distiller = ManualDistiller(
+        *arguments,
+        at_once=at_once,
+        capture=captured,
+        compile=compile,
+        gradient_clip_val=trainer.gradient_clip_val,
+        gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+        **named,
+    )
+    trainer.gradient_clip_val = None
+    _count_in_batches(trainer, data, at_once)
+    data.at_once = at_once
+    return distiller
+
+
+def _obstacle(trainer: lightning.Trainer) -> str | None:
+    """Why steps are taken by Lightning, one by one; None where they need not be."""
+    if trainer.world_size > 1:
+        return " (several ranks share each step)"
+    if trainer.accumulate_grad_batches != 1:
+        return f" (trainer.accumulate_grad_batches={trainer.accumulate_grad_batches})"
+    overfit_batches = trainer.overfit_batches  # type: ignore[attr-defined]
+    if overfit_batches:
+        return f" (trainer.overfit_batches={overfit_batches})"
+    plugin = trainer.precision_plugin
+    if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
+        return f" (trainer.precision={trainer.precision} scales gradients)"
+    return None
+
+
+def _missing_compiler() -> str | None:
+    """What to do where torch finds nothing to compile with; None where it does."""
+    # A second or two, of which only those know who compile.
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "; torch.compile finds no C++ compiler: install g++, or set CXX"
+    return None
+
+
+def _steps_of_epoch(trainer: lightning.Trainer, data: NoiseDataModule) -> int:
+    """As Lightning counts them."""
+    steps, limit = data.sizes["train_batches"], trainer.limit_train_batches
+    return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+
+
+def _steps_to_validation(trainer: lightning.Trainer, data: NoiseDataModule) -> int | None:
+    """As Lightning counts them; None where a clock decides."""
+    if trainer._val_check_time_interval is not None:  # type: ignore[attr-defined]
+        return None
+    interval = trainer.val_check_interval
+    if isinstance(interval, int):
+        return interval
+    return max(1, int(_steps_of_epoch(trainer, data) * interval))
+
+
+def _steps_between_events(trainer: lightning.Trainer, data: NoiseDataModule) -> int:
+    """The most steps that fit, again and again, between all that must happen in between."""
+    events = [_steps_of_epoch(trainer, data), _steps_to_validation(trainer, data)]
+    events.append(trainer.max_steps if trainer.max_steps > 0 else None)
+    return math.gcd(*(steps for steps in events if steps is not None))
+
+
+def _count_in_batches(trainer: lightning.Trainer, data: NoiseDataModule, at_once: int) -> None:
+    """What the trainer counts in batches, in those that hold so many steps."""
+    steps, to_validation = _steps_of_epoch(trainer, data), _steps_to_validation(trainer, data)
+    trainer.limit_train_batches = steps // at_once
+    if to_validation is not None:
+        trainer.val_check_interval = to_validation // at_once
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [n for n in range(1, min(number, most) + 1) if number % n == 0] or [1]
+
+
+def _make_capturable(optimizer: Optimizer, device: torch.device) -> bool:
+    """Lets a graph hold the optimizer's step, where it is the same then; says whether."""
+    if not all(group.get("fused") and "capturable" in group for group in optimizer.param_groups):
+        return False
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+        # A number would be what it was when the graph was recorded; schedulers write to a tensor.
+        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+    return True
+
+
+def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """All numbers that an optimizer goes by, but for the learning rate."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr")}
+        for group in optimizer.param_groups
+    ]

@@ -1,0 +1,237 @@
+"""One rank of a gang: a process that fits students together with others.
+
+Started by `sweep.ranks.gang` with an open line to it; under `torchrun` only `run_share` is of use.
+It lives as long as the gang: what it loads or compiles for one trial, the next one finds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from datetime import timedelta
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from sweep import application
+from sweep.ranks.messages import Answer, End, Meeting, Outcome, Place, Question, Stop, Task
+from sweep.trial.active import ActiveTrial, FitFailed, TrialStopped, activated
+from sweep.trial.record import TrialRecord
+
+
+class RankTrial(ActiveTrial):
+    """The trial as a rank sees it; rank 0 asks through the gang, the others are told by rank 0.
+
+    Args:
+        task: What the rank runs.
+        ask: Calls a method of the active trial where the study is.
+    """
+
+    def __init__(self, task: Task, ask: Any = None) -> None:
+        assert task.params is not None
+        self.stop = threading.Event()
+        self.abandoned = threading.Event()
+        self.attributes = {}
+        self._params = task.params
+        self._number = task.number
+        self._ask = ask
+        self._is_ours = self._ask_whether_ours
+
+    @property
+    def number(self) -> int:
+        return self._number
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self._params
+
+    def report(self, value: float, step: int) -> None:
+        self._ask("report", value, step)
+
+    def should_prune(self) -> bool:
+        return bool(self._ask("should_prune"))
+
+    def _ask_whether_ours(self) -> bool:
+        return self._ask is None or not self._ask("is_lost")
+
+
+class _Line:
+    """The line to the gang: a thread listens, the rest may speak."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._speaking = threading.Lock()
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.stop = threading.Event()
+        threading.Thread(target=self._listen, name="gang", daemon=True).start()
+
+    def say(self, message: Any) -> None:
+        with self._speaking:
+            self._connection.send(message)
+
+    def next_task(self) -> Any:
+        """Waits for what to do next."""
+        return self._tasks.get()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Calls a method of the active trial where the study is."""
+        self.say(Question(method, arguments))
+        return self._answers.get().value
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message = self._connection.recv()
+                if isinstance(message, Stop):
+                    self.stop.set()
+                elif isinstance(message, Answer):
+                    self._answers.put(message)
+                else:
+                    self._tasks.put(message)
+        except (EOFError, OSError):
+            # The gang is no more. Whatever this rank does, or waits for, is nobody's concern.
+            os._exit(0)
+
+
+class _ToGang(QueueHandler):
+    """Log records go to the process that writes the trial's log."""
+
+    def __init__(self, line: _Line, rank: int) -> None:
+        super().__init__(line)  # type: ignore[arg-type]
+        self._line = line
+        self._rank = rank
+        # The trial's log adds when and where.
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._rank > 0:
+            record.msg = f"[rank {self._rank}] {record.msg}"
+        self._line.say(record)
+
+
+def main(line: _Line, place: Place) -> None:
+    """Runs tasks until the gang closes its line."""
+    # The gang decides what a signal means; the terminal's Ctrl-C comes to all.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    rank = place.rank
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        handlers=[_ToGang(line, rank)],
+        force=True,
+    )
+    logging.captureWarnings(rank > 0)
+    application.register_resolvers()
+    _meet(line, place)
+    while True:
+        task = line.next_task()
+        line.stop.clear()
+        active = None
+        if task.params is not None:
+            active = RankTrial(task, line.ask if rank == 0 else None)
+            active.stop = line.stop
+        line.say(run_share(task, active))
+
+
+def run_share(task: Task, active: ActiveTrial | None) -> Outcome:
+    """Runs this rank's share of a trial, to whatever end.
+
+    Args:
+        task: Which trial.
+        active: The same in its study, None for a single fit.
+    """
+    import contextlib
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import setup_globals
+    from omegaconf import OmegaConf
+
+    with application.no_search_for_garbage():
+        import torch
+        from optuna import TrialPruned
+
+        from slicewise.errors import SlicewiseError
+        from sweep.trial.fit import fit
+
+    setup_globals()
+    HydraConfig.instance().set_config(OmegaConf.create({"hydra": task.hydra}))
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    record = TrialRecord.begin(task.config, active, torch.get_num_threads())
+    try:
+        with activated(active) if active is not None else contextlib.nullcontext():
+            fit(task.config, record, directory, active)
+        return Outcome(End.COMPLETE, "", record)
+    except TrialStopped as stop:
+        return Outcome(End.STOPPED, str(stop), record)
+    except TrialPruned as pruned:
+        return Outcome(End.PRUNED, str(pruned), record)
+    except FitFailed as failure:
+        return Outcome(End.FAILED, str(failure), record)
+    except SlicewiseError as mistake:
+        return Outcome(End.IMPOSSIBLE, str(mistake), record)
+    except (Exception, SystemExit) as error:
+        if _is_lost_contact(error):
+            return Outcome(End.LOST_CONTACT, str(error).splitlines()[0], record)
+        if isinstance(error, SystemExit):
+            record.state, record.reason = "FAIL", f"SystemExit: {error}"
+        logging.getLogger(__name__).exception("The fit failed")
+        return Outcome(End.RAISED, str(record.reason), record)
+
+
+def _is_lost_contact(error: BaseException) -> bool:
+    """Whether a collective failed because of another rank."""
+    from torch.distributed import DistError
+
+    # torch wraps what NCCL reports; what gloo does comes as it is, with the name of its file.
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError)
+        and any(sign in str(error) for sign in ("gloo", "NCCL", "Connection closed by peer"))
+    )
+
+
+def _meet(line: _Line, place: Place) -> None:
+    """Joins the other ranks, through a store that rank 0 keeps."""
+    from torch import distributed
+    from torch._C._distributed_c10d import TCPStore
+
+    if sys.platform == "linux":
+        # Ranks of one machine need not be seen from outside.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    patience = timedelta(seconds=place.timeout)
+    port = 0 if place.rank == 0 else line.next_task().port
+    store = TCPStore(
+        "127.0.0.1",
+        port,
+        place.world_size,
+        is_master=place.rank == 0,
+        timeout=patience,
+        wait_for_workers=False,
+    )
+    line.say(Meeting(store.port))
+    distributed.init_process_group(
+        backend_of(place.accelerator),
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=patience,
+    )
+
+
+def backend_of(accelerator: str) -> str:
+    """What ranks talk through: NCCL on GPUs, gloo elsewhere."""
+    import torch
+
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "nccl" if on_gpu else "gloo"
+
+
+if __name__ == "__main__":
+    _connection = Connection(int(sys.argv[1]))
+    _place = _connection.recv()
+    main(_Line(_connection), _place)

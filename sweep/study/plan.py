@@ -1,0 +1,95 @@
+"""What a sweep says of itself in its study, for those who look: how much, where, which command.
+
+Nothing is decided by it. A study without one (of an older version, or made by other hands) can be
+looked at all the same.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import optuna
+
+from sweep.study.shared import DIRECTORY, load_study, quiet_optuna
+from sweep.study.storage import absolute_url, existing_sqlite_file, open_storage
+
+PLAN = "plan"
+DEFAULT_STORAGE = "sqlite:///multirun/studies.db"
+
+
+@dataclass
+class Plan:
+    """The plan of the sweep that worked on a study last.
+
+    Attributes:
+        n_trials: How many finished trials the study will have; None: unknown.
+        directory: The study's folder; None: unknown.
+        command: What starts, or resumes, the study; None: unknown.
+        sampler: Name of Optuna's sampler.
+        pruner: Name of Optuna's pruner.
+    """
+
+    n_trials: int | None = None
+    directory: str | None = None
+    command: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.command is not None:
+            self.command = _without_passwords(self.command)
+
+
+def write_plan(study: optuna.Study, plan: Plan) -> None:
+    """Keeps the plan in the study, where it is news."""
+    if study.user_attrs.get(PLAN) != asdict(plan):
+        study.set_user_attr(PLAN, asdict(plan))
+
+
+def read_plan(study: optuna.Study) -> Plan:
+    """The plan of a study; an empty one where it has none."""
+    known = {field.name for field in fields(Plan)}
+    stored = study.user_attrs.get(PLAN, {})
+    return Plan(**{key: value for key, value in stored.items() if key in known})
+
+
+def study_folder(study: optuna.Study) -> Path:
+    """Where the study's trials lie, as far as it knows."""
+    plan = read_plan(study)
+    if plan.directory is not None:
+        return Path(plan.directory)
+    for trial in study.get_trials(deepcopy=False):
+        if DIRECTORY in trial.user_attrs:
+            return Path(trial.user_attrs[DIRECTORY]).parent
+    return Path("multirun", study.study_name).absolute()
+
+
+def find_study(name: str, storage_url: str) -> optuna.Study:
+    """Opens a study to look at it.
+
+    Args:
+        name: Its name, or its folder, `multirun/NAME`.
+        storage_url: Of the storage that has it.
+
+    Raises:
+        SlicewiseError: There is no such storage, or no such study in it.
+    """
+    quiet_optuna()
+    existing_sqlite_file(storage_url)
+    storage = open_storage(absolute_url(storage_url))
+    return load_study(re.sub(r"^(\./)?multirun/", "", name).rstrip("/"), storage)
+
+
+def command_of(module: str, study_name: str | None, storage_url: str) -> str:
+    """The command line of one of this program's modules, for a study or for all."""
+    study = [] if study_name is None else [study_name]
+    storage = [] if storage_url == DEFAULT_STORAGE else ["--storage", storage_url]
+    return _without_passwords(shlex.join(["python", "-m", module, *study, *storage]))
+
+
+def _without_passwords(text: str) -> str:
+    """A command that can be shown to others."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)

@@ -1,0 +1,471 @@
+"""A study that several processes work on: who runs which trial, and when there is enough.
+
+Everything that must be decided once is decided while the study is locked. What decides is only
+what the storage holds, so any process can die at any point:
+
+- A trial is claimed by turning it RUNNING and writing the worker's name on it.
+- A trial whose worker died, or stopped, is put back: it becomes WAITING again, with its number,
+  its values and its directory, where its last checkpoint lies.
+- A finished trial is told only by the worker whose name it still bears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import random
+import time
+import warnings
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from slicewise.errors import SlicewiseError
+from sweep.study.space import Point, SearchSpace
+from sweep.study.storage import locked
+
+log = logging.getLogger(__name__)
+
+# Names of user attributes, seen in dashboards too.
+IDENTITY = "slicewise"
+WORKER = "worker"
+ATTEMPTS = "attempts"
+REASON = "reason"
+IMPOSSIBLE = "impossible"
+DIRECTORY = "directory"
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# Draws that may hit a point already taken, before the free points are listed.
+_REDRAWS = 10
+# Impossible points for each trial of the budget, after which the space is taken for empty.
+_IMPOSSIBLE_PER_TRIAL = 10
+# Impossible points in a row with one and the same reason, after which it is no matter of points.
+_SAME_IMPOSSIBLE = 3
+
+
+class LearningStudy(optuna.Study):
+    """Optuna's study, whose sampler also learns from points that cannot be run.
+
+    Samplers look at complete and pruned trials, so one that finds the best students just below a
+    bound would suggest what lies beyond it again and again. Here impossible trials are shown to
+    it as pruned ones without a value: the worst there is.
+    """
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        if states is None or any(state not in states for state in FINISHED):
+            return trials
+        failed = super()._get_trials(deepcopy, (TrialState.FAIL,), use_cache)
+        for trial in failed:
+            if trial.user_attrs.get(IMPOSSIBLE) and trial.params:
+                shown = copy.copy(trial)
+                shown.state = TrialState.PRUNED
+                trials.append(shown)
+        return sorted(trials, key=lambda trial: trial.number)
+
+
+class Rest(Enum):
+    """Why there is no trial to claim."""
+
+    WAIT = "others are still running"
+    BUDGET = "the budget is met"
+    EXHAUSTED = "every point of the search space has been tried"
+    TIMEOUT = "the time is up"
+    FAILURES = "too many trials failed"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When there is enough.
+
+    Attributes:
+        n_trials: Finished trials (complete or pruned) of the whole study.
+        max_failure_rate: Failed trials as a share of `n_trials`.
+        max_retries: How often a trial is put back whose worker died.
+        deadline: Seconds since the epoch after which no trial starts, or None.
+    """
+
+    n_trials: int
+    max_failure_rate: float = 1.0
+    max_retries: int = 3
+    deadline: float | None = None
+
+    @property
+    def max_failures(self) -> int:
+        return math.floor(self.max_failure_rate * self.n_trials)
+
+
+class _Ledger:
+    """What became of the trials so far; those that no longer change are counted once."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.taken: set[Point] = set()
+        self._space = space
+        self._settled = 0
+        self._settled_counts = dict.fromkeys(TrialState, 0)
+        self._impossible: dict[int, str] = {}
+
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Reads all trials of the study, in the order of their numbers."""
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            trial = trials[self._settled]
+            self._settled_counts[trial.state] += 1
+            self._take(trial)
+            self._settled += 1
+        self.counts = dict(self._settled_counts)
+        for trial in trials[self._settled :]:
+            self.counts[trial.state] += 1
+            self._take(trial)
+
+    @property
+    def finished(self) -> int:
+        return sum(self.counts[state] for state in FINISHED)
+
+    @property
+    def failed(self) -> int:
+        """Failures of what could have run."""
+        return self.counts[TrialState.FAIL] - len(self._impossible)
+
+    def hopeless(self, n_trials: int) -> bool:
+        """Whether there may be no point at all that can be run."""
+        if self.finished == 0 and len(self._impossible) >= _SAME_IMPOSSIBLE:
+            # Were it the point's values, each would give its own reason.
+            return len(set(self._impossible.values())) == 1
+        return len(self._impossible) > max(100, _IMPOSSIBLE_PER_TRIAL * n_trials)
+
+    def _take(self, trial: FrozenTrial) -> None:
+        if trial.user_attrs.get(IMPOSSIBLE):
+            self._impossible[trial.number] = str(trial.user_attrs.get(REASON))
+        # A trial keeps its point for good, also while it waits for another worker.
+        given = trial.system_attrs.get("fixed_params", {})
+        point = self._space.point({**given, **trial.params})
+        if point is not None:
+            self.taken.add(point)
+
+
+class SharedStudy:
+    """Optuna's study, with claims.
+
+    Args:
+        study: The study; its sampler and pruner are this process's own.
+        storage: Its storage.
+        directory: The study's folder, `multirun/<study>`.
+        space: What is searched.
+        budget: When there is enough.
+        config: For `custom_search_space`.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        directory: Path,
+        space: SearchSpace,
+        budget: Budget,
+        config: Any = None,
+    ) -> None:
+        self.study = study
+        self.storage = storage
+        self.directory = directory
+        self.space = space
+        self.budget = budget
+        self._config = config
+        self._ledger = _Ledger(space)
+        self._size = space.size()
+        # Of a space small enough to be run whole: the points in order, those taken passed over.
+        self._in_order = space.points() if self._size <= budget.n_trials else None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Alone with the study."""
+        with locked(self.storage, self.study.study_name, self.directory):
+            yield
+
+    def claim(self, worker: str, dead: set[str]) -> Trial | Rest:
+        """Takes the next trial, or says why there is none.
+
+        Args:
+            worker: Name of the claiming worker.
+            dead: Names of workers that no longer live; their trials are put back first.
+        """
+        with self.lock():
+            self.put_back_trials_of(dead)
+            rest = self._rest()
+            if rest is not None:
+                return rest
+            trial = self.study.ask()
+            if not math.isinf(self._size) and self._is_blank(trial):
+                trial = self._with_point(trial, self._free_point(trial))
+            self.space.suggest(self._config, trial)
+            trial.set_user_attr(WORKER, worker)
+            trial.set_user_attr(DIRECTORY, str(self.directory / str(trial.number)))
+            return trial
+
+    def put_back_trials_of(self, dead: set[str]) -> list[int]:
+        """Puts back the running trials of dead workers; the study must be locked.
+
+        Returns:
+            The numbers of the trials that wait again.
+        """
+        put_back = []
+        for trial in self._trials():
+            if trial.state is not TrialState.RUNNING:
+                continue
+            worker = trial.user_attrs.get(WORKER)
+            # The study is locked, so a trial without a name lost its worker while it was made.
+            if worker is not None and worker not in dead:
+                continue
+            if self._retry(trial, f"worker {worker} died"):
+                put_back.append(trial.number)
+        return put_back
+
+    def put_back(self, trial: Trial, worker: str, death: str | None = None) -> None:
+        """Puts back a trial that stopped before its end; someone goes on with it later.
+
+        Args:
+            trial: What `claim` gave.
+            worker: Who was given it.
+            death: What died under it; None: it was asked to stop.
+        """
+        with self.lock():
+            if not self._belongs(trial, worker):
+                return
+            if death is None:
+                self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            else:
+                self._retry(self.storage.get_trial(trial._trial_id), death)
+
+    def tell(
+        self,
+        trial: Trial,
+        worker: str,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        reason: str | None = None,
+        impossible: bool = False,
+    ) -> bool:
+        """Finishes a trial.
+
+        Args:
+            trial: What `claim` gave.
+            worker: Who was given it.
+            state: COMPLETE, PRUNED or FAIL.
+            values: With COMPLETE, one for each direction.
+            reason: Why it failed or was pruned.
+            impossible: The point cannot be run at all, and nothing was tried.
+
+        Returns:
+            False where the trial has meanwhile been given to someone else: then nothing is told.
+        """
+        with self.lock():
+            if not self._belongs(trial, worker):
+                log.warning("Trial %d belongs to another worker by now", trial.number)
+                return False
+            if impossible:
+                trial.set_user_attr(IMPOSSIBLE, True)
+            if reason is not None:
+                trial.set_user_attr(REASON, reason)
+            try:
+                self.study.tell(trial, values, state)
+            except ValueError as error:
+                trial.set_user_attr(REASON, str(error))
+                self.study.tell(trial, state=TrialState.FAIL)
+            return True
+
+    def rest(self) -> Rest | None:
+        """Why no trial would start now, or None where one would."""
+        return self._rest()
+
+    def finished(self) -> int:
+        """How many trials count: complete and pruned."""
+        self._ledger.update(self._trials())
+        return self._ledger.finished
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _rest(self) -> Rest | None:
+        ledger, budget = self._ledger, self.budget
+        ledger.update(self._trials())
+        if ledger.finished >= budget.n_trials:
+            return Rest.BUDGET
+        if ledger.failed > budget.max_failures:
+            return Rest.FAILURES
+        if ledger.hopeless(budget.n_trials):
+            return Rest.FAILURES
+        if budget.deadline is not None and time.time() > budget.deadline:
+            return Rest.TIMEOUT
+        running = ledger.counts[TrialState.RUNNING]
+        if ledger.finished + running >= budget.n_trials:
+            return Rest.WAIT
+        if not ledger.counts[TrialState.WAITING] and len(ledger.taken) >= self._size:
+            return Rest.WAIT if running else Rest.EXHAUSTED
+        return None
+
+    def _is_blank(self, trial: Trial) -> bool:
+        """Whether a trial has no values yet, neither suggested nor enqueued."""
+        stored = self.storage.get_trial(trial._trial_id)
+        return not stored.params and "fixed_params" not in stored.system_attrs
+
+    def _with_point(self, trial: Trial, point: dict[str, Any]) -> Trial:
+        """The trial, bound to suggest the values of a point."""
+        self.storage.set_trial_system_attr(trial._trial_id, "fixed_params", point)
+        return Trial(self.study, trial._trial_id)
+
+    def _free_point(self, trial: Trial) -> dict[str, Any]:
+        """A point of a finite space that no trial has yet; there is one."""
+        taken = self._ledger.taken
+        if self._in_order is not None:
+            return next(p for p in self._in_order if self.space.point(p) not in taken)
+        for _ in range(_REDRAWS):
+            point = self._drawn(trial)
+            if self.space.point(point) not in taken:
+                return point
+            trial = Trial(self.study, trial._trial_id)
+        # The sampler keeps to what it knows: let chance choose among what is left.
+        chance = random.Random(trial.number)
+        if len(taken) * 4 < self._size:
+            values = {k: d.values() or [] for k, d in self.space.dimensions.items()}
+            while True:
+                point = {key: chance.choice(options) for key, options in values.items()}
+                if self.space.point(point) not in taken:
+                    return point
+        return chance.choice([p for p in self.space.points() if self.space.point(p) not in taken])
+
+    def _drawn(self, trial: Trial) -> dict[str, Any]:
+        """What the sampler suggests for a trial, before anything is stored."""
+        stored = self.storage.get_trial(trial._trial_id)
+        return {
+            key: trial.relative_params[key]
+            if key in trial.relative_params
+            else self.study.sampler.sample_independent(
+                self.study, stored, key, dimension.distribution
+            )
+            for key, dimension in self.space.dimensions.items()
+        }
+
+    def _retry(self, trial: FrozenTrial, death: str) -> bool:
+        """Lets a trial wait again under which something died, unless it happened too often."""
+        attempts = trial.user_attrs.get(ATTEMPTS, 0) + 1
+        self.storage.set_trial_user_attr(trial._trial_id, ATTEMPTS, attempts)
+        if attempts > self.budget.max_retries:
+            limit = f"max_retries={self.budget.max_retries}"
+            reason = f"it died {attempts} times ({limit}), the last time because {death}"
+            self.storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            log.warning("Trial %d failed: %s", trial.number, reason)
+            return False
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        log.warning("Trial %d waits again: %s", trial.number, death)
+        return True
+
+    def _belongs(self, trial: Trial, worker: str) -> bool:
+        stored = self.storage.get_trial(trial._trial_id)
+        return stored.state is TrialState.RUNNING and stored.user_attrs.get(WORKER) == worker
+
+
+def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -> None:
+    """Refuses to go on with a study that was about something else.
+
+    Args:
+        study: New, or opened again.
+        identity: What the study is about, as nested JSON values.
+        force: Go on all the same, and take the new identity.
+
+    Raises:
+        SlicewiseError: It differs, with each difference.
+    """
+    identity = json.loads(json.dumps(identity))
+    known = study.user_attrs.get(IDENTITY)
+    if known is not None and known != identity and not force:
+        before, now = _flat(known), _flat(identity)
+        differences = [
+            f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+        raise SlicewiseError(
+            f"study={study.study_name} exists and is about something else:\n"
+            + "\n".join(differences)
+            + "\nChoose another study=NAME, or go on all the same with +resume=force"
+        )
+    if known != identity:
+        study.set_user_attr(IDENTITY, identity)
+
+
+def quiet_optuna() -> None:
+    """Without Optuna's lines on every study and trial, and its warnings on features we chose.
+
+    Nor with SQLAlchemy's tracebacks of what it could not close tidily, after Ctrl-C or an outage:
+    whoever made the call reports how it went.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    warnings.filterwarnings("ignore", message=".*`step` is already reported.*")
+
+
+def open_study(
+    name: str, storage: BaseStorage, sampler: Any, pruner: Any, directions: Sequence[str]
+) -> optuna.Study:
+    """Makes a study, or opens the one of that name.
+
+    Raises:
+        SlicewiseError: It exists with other directions.
+    """
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=sampler,
+        pruner=pruner,
+        directions=list(directions),  # type: ignore[arg-type]
+        load_if_exists=True,
+    )
+    stored = [direction.name.lower() for direction in study.directions]
+    if stored != list(directions):
+        raise SlicewiseError(
+            f"study={name} exists with hydra.sweeper.direction={stored}, not {list(directions)}: "
+            "choose another study=NAME"
+        )
+    return study
+
+
+def load_study(name: str, storage: BaseStorage) -> optuna.Study:
+    """Opens an existing study for reading.
+
+    Raises:
+        SlicewiseError: There is none of that name.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except (KeyError, OptunaError):
+        names = ", ".join(optuna.get_all_study_names(storage)) or "none yet"
+        raise SlicewiseError(f"study={name}: there is no such study; there are: {names}") from None
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"

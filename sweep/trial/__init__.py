@@ -1,0 +1,1 @@
+"""One trial: a fit, from its configuration to its record."""

@@ -1,0 +1,140 @@
+"""What a fit does at each batch and validation besides training."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from enum import IntEnum
+from typing import Any
+
+import pytorch_lightning as lightning
+from optuna import TrialPruned
+from pytorch_lightning.callbacks import Callback
+
+from sweep.trial.active import LOST, ActiveTrial, FitFailed, TrialStopped
+from sweep.trial.lockstep import agreed
+from sweep.trial.resume import BetweenSteps, ResumePoint
+
+
+class FinalValidation(Callback):
+    """Remembers the metrics of the last validation, and at which step it was.
+
+    Part of the checkpoint: a fit that goes on from its last step has been validated.
+    """
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.step = trainer.global_step
+        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        loss = self.metrics["valid_l1"]
+        if not math.isfinite(loss):
+            raise FitFailed(f"valid_l1 is {loss} after {trainer.global_step} steps")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step = state_dict["step"]
+        self.metrics = state_dict["metrics"]
+
+
+class _Verdict(IntEnum):
+    """What becomes of the trial; rank 0 says so."""
+
+    GO_ON = 0
+    STOP = 1
+    PRUNE = 2
+    LOST = 3
+
+
+class ObeyStudy(BetweenSteps):
+    """Reports each validation to the study, and stops where it says so.
+
+    Args:
+        active: The trial.
+        prunable: Whether the loss is what the study looks at; what it cannot compare is not
+            reported.
+    """
+
+    def __init__(self, active: ActiveTrial, prunable: bool = True) -> None:
+        self.active = active
+        self.prunable = prunable
+        self._verdict = _Verdict.GO_ON
+        self._on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._keep_sigterm()
+
+    def on_validation_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._keep_sigterm()
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        loss = float(trainer.callback_metrics["valid_l1"])
+
+        def judge() -> _Verdict:
+            if self.active.is_lost():
+                return _Verdict.LOST
+            if not self.prunable:
+                return _Verdict.GO_ON
+            self.active.report(loss, trainer.global_step)
+            return _Verdict.PRUNE if self.active.should_prune() else _Verdict.GO_ON
+
+        verdict = _Verdict(agreed(judge))
+        if verdict is _Verdict.LOST:
+            raise TrialStopped(LOST)
+        if verdict is _Verdict.PRUNE:
+            raise TrialPruned(f"pruned at step {trainer.global_step} with valid_l1 {loss:.4f}")
+        super().on_validation_end(trainer, pl_module)
+
+    def between_steps(self, trainer: lightning.Trainer) -> None:
+        if self._verdict is not _Verdict.GO_ON:
+            return
+        self._verdict = _Verdict(agreed(self._look_up))
+        if self._verdict is _Verdict.STOP:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ResumePoint):
+                    callback.save(trainer)
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        # Not as soon as it is saved: by now Lightning has logged the step.
+        self._leave_if_told(trainer)
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._leave_if_told(trainer)
+
+    def _look_up(self) -> _Verdict:
+        if self.active.abandoned.is_set():
+            return _Verdict.LOST
+        return _Verdict.STOP if self.active.stop.is_set() else _Verdict.GO_ON
+
+    def _keep_sigterm(self) -> None:
+        """Lightning would leave in the middle of a validation, without a checkpoint."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _leave_if_told(self, trainer: lightning.Trainer) -> None:
+        if self._verdict is _Verdict.STOP:
+            raise TrialStopped(f"stopped at step {trainer.global_step}")
+        if self._verdict is _Verdict.LOST:
+            raise TrialStopped(LOST)

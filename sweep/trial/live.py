@@ -1,0 +1,105 @@
+"""Says how far a fit is, while it runs; `sweep.watch` reads it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
+
+from slicewise.distiller import Distiller
+from sweep.trial.pulse import Pulse, remove_pulse
+
+
+class LiveProgress(Callback):
+    """Keeps `progress.json` in a trial's directory, on rank 0, until the fit ends or stops.
+
+    Args:
+        directory: The trial's.
+        every_seconds: Between two writes. Reading the loss waits for the device, so not each step.
+    """
+
+    def __init__(self, directory: Path, every_seconds: float = 0.5) -> None:
+        self.directory = directory
+        self.every_seconds = every_seconds
+        self._pulse = Pulse(0, None)
+        self._began = self._wrote = time.monotonic()
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        assert isinstance(pl_module, Distiller)
+        total = pl_module.total_steps
+        self._began = self._wrote = time.monotonic()
+        self._pulse = Pulse(trainer.global_step, int(total) if math.isfinite(total) else None)
+        self._write(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        now = time.monotonic()
+        seconds = now - self._wrote
+        if seconds < self.every_seconds:
+            return
+        pulse, before = self._pulse, self._pulse.steps_per_second
+        rate = (trainer.global_step - pulse.step) / seconds
+        # Half of what was: it neither jumps nor lags for long.
+        pulse.steps_per_second = rate if before is None else (before + rate) / 2
+        pulse.step = trainer.global_step
+        pulse.loss = _loss_of(outputs)
+        self._write(trainer)
+
+    def on_validation_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._pulse.validating = True
+        self._write(trainer)
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        # The seconds that it took are no part of the steps' speed.
+        self._wrote = time.monotonic()
+        self._pulse.step = trainer.global_step
+        self._pulse.validating = False
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        self._end(trainer)
+
+    def teardown(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        self._end(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        self._wrote = time.monotonic()
+        self._pulse.seconds = self._wrote - self._began
+        if trainer.is_global_zero:
+            self._pulse.write(self.directory)
+
+    def _end(self, trainer: lightning.Trainer) -> None:
+        if trainer.is_global_zero:
+            remove_pulse(self.directory)
+
+
+def _loss_of(outputs: Any) -> float | None:
+    """The loss out of what a training step returned."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return float(loss.detach()) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None

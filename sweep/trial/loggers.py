@@ -1,0 +1,135 @@
+"""Experiment trackers: Lightning's own loggers, told what their users look for, where they look.
+
+The curves come from Lightning. What it does not know is a trial: the configuration it was made of
+belongs into the tracker's table of hyperparameters, and what became of it beside that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from slicewise.errors import ArgumentError
+from sweep.trial.build import build
+from sweep.trial.record import TrialRecord
+
+log = logging.getLogger(__name__)
+
+# Of the configuration, what says nothing about the student.
+_NO_HYPERPARAMETERS = ("callbacks", "logger", "gang", "objective", "study")
+# Of a record, the numbers that are no result.
+_NO_RESULTS = ("number", "seed", "threads")
+
+
+class Trackers:
+    """The loggers of one trial, from its hyperparameters to its result.
+
+    Args:
+        config: The trial's configuration.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.loggers: list[Logger] = []
+        self._config = config
+
+    def open(self) -> Sequence[Logger]:
+        """The loggers, for Lightning.
+
+        Raises:
+            SlicewiseError: One of them is not installed, or not configured right.
+        """
+        for name, node in (self._config.logger or {}).items():
+            self.loggers.append(_build(str(name), node))
+        return self.loggers
+
+    def begin(self) -> None:
+        """Tells them the hyperparameters."""
+        for logger in self._trackers():
+            if not isinstance(logger, TensorBoardLogger):
+                with _alone_with(getattr(logger, "_tracking_uri", None)):
+                    logger.log_hyperparams(hyperparameters(self._config))
+
+    def conclude(self, record: TrialRecord) -> None:
+        """Tells them what became of the trial, and lets them go.
+
+        A tracker that fails now, its server away, takes nothing from a trial that has ended.
+        """
+        for logger in self._trackers():
+            try:
+                self._conclude(logger, record)
+            except Exception:
+                log.warning("%s failed", type(logger).__name__, exc_info=True)
+
+    def _conclude(self, logger: Logger, record: TrialRecord) -> None:
+        final = {f"final/{name}": value for name, value in results(record).items()}
+        if record.state == "RUNNING":
+            # It stopped, and goes on later.
+            final = {}
+        if isinstance(logger, TensorBoardLogger):
+            # Its table takes both at once.
+            logger.log_hyperparams(hyperparameters(self._config), final)
+        elif final:
+            logger.log_metrics(final, step=record.steps)
+        logger.finalize("failed" if record.state == "FAIL" else "success")
+        if isinstance(logger, WandbLogger):
+            # A run is of the process: the worker's next trial would go on with it.
+            logger.experiment.finish(exit_code=int(record.state == "FAIL"))
+
+    def _trackers(self) -> list[Logger]:
+        """Those besides metrics.csv, beside which lie .hydra and trial.json."""
+        return [logger for logger in self.loggers if not isinstance(logger, CSVLogger)]
+
+
+def hyperparameters(config: DictConfig) -> dict[str, Any]:
+    """The configuration of a trial as dotted keys and plain values."""
+    names = [str(name) for name in config if name not in _NO_HYPERPARAMETERS]
+    kept = OmegaConf.masked_copy(config, names)
+    flat: dict[str, Any] = {}
+    _flatten(OmegaConf.to_container(kept, resolve=True), "", flat)
+    return flat
+
+
+def results(record: TrialRecord) -> dict[str, float]:
+    """The numbers of a record that say what became of a trial."""
+    return {
+        name: float(value)
+        for name, value in asdict(record).items()
+        if isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and name not in _NO_RESULTS
+    }
+
+
+def _alone_with(tracking_uri: str | None) -> contextlib.AbstractContextManager[object]:
+    """Workers that come to a new SQLite file of MLflow's together would all make its tables."""
+    path = (tracking_uri or "").removeprefix("sqlite:///")
+    return contextlib.nullcontext() if path == (tracking_uri or "") else FileLock(f"{path}.lock")
+
+
+def _flatten(tree: Any, prefix: str, flat: dict[str, Any]) -> None:
+    if not isinstance(tree, dict):
+        flat[prefix] = tree
+        return
+    for key, value in tree.items():
+        _flatten(value, f"{prefix}.{key}" if prefix else str(key), flat)
+
+
+def _build(name: str, node: DictConfig) -> Logger:
+    try:
+        with _alone_with(node.get("tracking_uri")):
+            logger: Logger = build(f"logger.{name}", node)
+    except ModuleNotFoundError as error:
+        raise ArgumentError(
+            "logger",
+            name,
+            "a logger that is installed; csv always is",
+            f"pip install 'slicewise[{name}]'",
+        ) from error
+    return logger

@@ -1,0 +1,107 @@
+"""metrics.csv, in the trial's own folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from sweep.trial.active import active_trial
+
+METRICS_NAME = "metrics.csv"
+
+
+class MetricsFile(CSVLogger):
+    """Lightning's CSV logger, which here goes on with the file of a fit that is continued.
+
+    Lightning's own deletes what it finds as soon as it is made; a process killed between that and
+    its first row would take the rows before its checkpoint with it. This one leaves the file
+    alone until it is told from which step the fit goes on, or has a row of a fit that begins.
+
+    Args:
+        directory: The trial's.
+        flush_logs_every_n_steps: As Lightning's.
+    """
+
+    def __init__(self, directory: str, flush_logs_every_n_steps: int = 100) -> None:
+        super().__init__(directory, "", "", flush_logs_every_n_steps=flush_logs_every_n_steps)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> _Rows:
+        if self._experiment is None:
+            self._experiment = _Rows(self.log_dir)
+        assert isinstance(self._experiment, _Rows)
+        return self._experiment
+
+    @rank_zero_only
+    def drop_after(self, step: int) -> None:
+        """Leaves out the rows of steps that will be taken again."""
+        if not _belongs_to_another():
+            self.experiment.begin(step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        # Lightning also saves when a fit is left, which may be because the trial was lost.
+        if not _belongs_to_another():
+            super().save()
+
+
+def _belongs_to_another() -> bool:
+    """Whether the trial, and its file, has been given to another worker."""
+    active = active_trial()
+    return active is not None and active.is_lost()
+
+
+class _Rows(ExperimentWriter):
+    """The rows of the file: appended, or replaced all at once."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._begun = False
+
+    def begin(self, step: int) -> None:
+        """Keeps the rows of earlier steps."""
+        self._begun = True
+        kept = [row for row in self._read() if float(row["step"]) < step]
+        self.metrics_keys = sorted({key for row in kept for key in row})
+        if kept:
+            self._replace(kept)
+        else:
+            Path(self.metrics_file_path).unlink(missing_ok=True)
+
+    def save(self) -> None:
+        if self.metrics and not self._begun:
+            self.begin(0)
+        super().save()
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's deletes the file."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._replace(self._read())
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            with open(self.metrics_file_path, newline="") as file:
+                lines = file.readlines()
+        except FileNotFoundError:
+            return []
+        # The machine may have gone down while it wrote the last one.
+        whole = [line for line in lines if line.endswith("\n")]
+        return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(whole)]
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        path = Path(self.metrics_file_path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        unfinished.replace(path)

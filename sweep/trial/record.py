@@ -1,0 +1,206 @@
+"""trial.json: what became of a trial, in one file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from optuna import TrialPruned
+
+from slicewise.errors import SlicewiseError
+from sweep.trial.active import ActiveTrial, FitFailed
+from sweep.trial.checkpoint import remove_checkpoint
+from sweep.trial.provenance import code_commit, package_versions
+
+log = logging.getLogger(__name__)
+
+RECORD_NAME = "trial.json"
+STUDENT_FOLDER = "student"
+
+
+@dataclass
+class TrialRecord:
+    """The result of a trial.
+
+    Attributes:
+        study: Name of the study.
+        number: Of the trial in its study; 0 for a single fit.
+        state: Optuna's words: COMPLETE, PRUNED or FAIL.
+        params: The swept values; empty for a single fit.
+        overrides: The command-line overrides that made this trial's configuration.
+        values: What the objective asked for, in its order.
+        valid_l1: On the validation set, after the last step.
+        train_l1: Of the last step.
+        baselines: L1 on the same validation set, by name.
+        best_baseline: Name of the lowest.
+        baseline_ratio: The lowest baseline over `valid_l1`: how many times better the student is.
+        teacher_parameters: Number of parameters of the teacher slice.
+        student_parameters: Number of parameters of the student.
+        student_latency_ms: Of one forward pass over one text of `data.seq_length` tokens, on the
+            device that trained.
+        student_flops: Floating-point operations of the same pass.
+        text_l1: In the slice's place in the whole model, on held-out text: L1 to the slice.
+        text_cosine: The same: mean cosine of the model's embeddings to the original's.
+        teacher: Where the teacher's weights come from.
+        steps: Optimizer steps.
+        seconds: Wall time of the trial, imports left out.
+        seed: Of the student's weights, data and dropout.
+        threads: torch's threads: another number sums in another order.
+        versions: Of Python and the packages that decide a loss.
+        hardware: The devices that trained.
+        precision: Lightning's name of what they computed in.
+        git_commit: Of the code, with "-dirty" where it had been changed; None outside git.
+        reason: Why the trial failed or stopped.
+    """
+
+    study: str
+    number: int
+    state: str
+    params: dict[str, Any]
+    overrides: list[str]
+    seed: int
+    threads: int
+    hardware: str
+    precision: str | None = None
+    values: list[float] | None = None
+    valid_l1: float | None = None
+    train_l1: float | None = None
+    baselines: dict[str, float] = field(default_factory=dict)
+    best_baseline: str | None = None
+    baseline_ratio: float | None = None
+    teacher_parameters: int | None = None
+    student_parameters: int | None = None
+    student_latency_ms: float | None = None
+    student_flops: int | None = None
+    text_l1: float | None = None
+    text_cosine: float | None = None
+    teacher: str | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=package_versions)
+    git_commit: str | None = field(default_factory=code_commit)
+    reason: str | None = None
+
+    @classmethod
+    def begin(cls, config: DictConfig, active: ActiveTrial | None, threads: int) -> TrialRecord:
+        """The record of a trial that begins, in the Hydra job that runs now."""
+        hydra = HydraConfig.get()
+        return cls(
+            study=config.study,
+            number=hydra.job.num if hydra.mode == RunMode.MULTIRUN else 0,
+            state="RUNNING",
+            params=dict(active.params) if active is not None else {},
+            overrides=list(hydra.overrides.task),
+            seed=config.seed,
+            threads=threads,
+            hardware="",
+        )
+
+    def conclude(self, directory: Path) -> None:
+        """Writes the record of a trial that has ended; its checkpoint is of no more use."""
+        if self.state != "RUNNING":
+            self.write(directory)
+            remove_checkpoint(directory)
+
+    def result(self) -> float | tuple[float, ...]:
+        """What a finished trial returns to Hydra.
+
+        Raises:
+            optuna.TrialPruned: It was pruned.
+            FitFailed: It failed.
+        """
+        if self.state == "PRUNED":
+            raise TrialPruned(self.reason)
+        if self.state == "FAIL":
+            raise FitFailed(str(self.reason))
+        assert self.values
+        return self.values[0] if len(self.values) == 1 else tuple(self.values)
+
+    def take_metrics(self, metrics: dict[str, float]) -> None:
+        """Takes what the last validation logged."""
+        prefix = "baseline/"
+        self.train_l1 = metrics.get("train_l1")
+        self.valid_l1 = metrics.get("valid_l1")
+        self.baselines = {
+            name.removeprefix(prefix): value
+            for name, value in metrics.items()
+            if name.startswith(prefix)
+        }
+        if self.baselines:
+            self.best_baseline = min(self.baselines, key=self.baselines.__getitem__)
+        if self.valid_l1 and self.best_baseline:
+            self.baseline_ratio = self.baselines[self.best_baseline] / self.valid_l1
+
+    def attributes(self) -> dict[str, Any]:
+        """What a study keeps of it, for dashboards and tables."""
+        names = (
+            "student_parameters",
+            "student_latency_ms",
+            "teacher_parameters",
+            "baseline_ratio",
+            "text_l1",
+            "text_cosine",
+            "seconds",
+        )
+        kept = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in kept.items() if value is not None}
+
+    def write(self, directory: Path) -> Path:
+        """Writes `trial.json` into a trial's directory."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / RECORD_NAME
+        unfinished = directory / f".{RECORD_NAME}.{os.getpid()}"
+        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        unfinished.replace(path)
+        return path
+
+    @classmethod
+    def read(cls, directory: Path) -> TrialRecord:
+        """Reads a trial's directory.
+
+        Raises:
+            SlicewiseError: There is no `trial.json`, or it is not one.
+        """
+        path = directory / RECORD_NAME
+        try:
+            return cls(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise SlicewiseError(
+                f"{directory} is not a finished trial: it has no {RECORD_NAME}\n"
+                "A trial's directory is multirun/<study>/<number>"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise SlicewiseError(f"{path} is damaged: {error}") from error
+
+
+def recorded_result(
+    directory: Path, active: ActiveTrial | None
+) -> float | tuple[float, ...] | None:
+    """The result of a trial that ended here but whose worker died before it could tell.
+
+    Returns:
+        None where no trial has ended here.
+
+    Raises:
+        SlicewiseError: The trial that ended here is another one.
+        optuna.TrialPruned, FitFailed: As the trial did.
+    """
+    if not (directory / RECORD_NAME).exists():
+        return None
+    if active is None:
+        raise SlicewiseError(
+            f"{directory} holds a finished trial: choose another study=NAME, or remove it"
+        )
+    record = TrialRecord.read(directory)
+    if record.params != active.params:
+        raise SlicewiseError(f"{directory} holds another trial: {record.params}; remove it")
+    log.info("Finished already: %s", directory)
+    active.attributes |= record.attributes()
+    return record.result()

@@ -1,0 +1,209 @@
+"""What a finished sweep says: the table on the terminal, and optimization_results.yaml."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sweep.study.shared import DIRECTORY, FINISHED, REASON
+
+RESULTS_NAME = "optimization_results.yaml"
+REPORT_NAME = "report.html"
+_SHOWN_ROWS = 20
+_LISTED_NUMBERS = 12
+# More of them do not fit into 80 columns.
+_PARAMETER_COLUMNS = 5
+
+
+def save_results(study: optuna.Study, directory: Path) -> None:
+    """Writes `optimization_results.yaml` as the official sweeper does."""
+    best = study.best_trials if _complete(study) else []
+    results: dict[str, Any]
+    if len(study.directions) > 1:
+        solutions = [{"params": t.params, "values": t.values} for t in best]
+        results = {"name": "optuna", "solutions": solutions}
+    else:
+        trial = ranked(study)[0] if best else None
+        results = {
+            "name": "optuna",
+            "best_params": trial.params if trial else {},
+            "best_value": trial.value if trial else None,
+        }
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f".{RESULTS_NAME}.{os.getpid()}"
+    OmegaConf.save(OmegaConf.create(results), unfinished)
+    unfinished.replace(directory / RESULTS_NAME)
+
+
+def show_study(study: optuna.Study, directory: Path, console: Console | None = None) -> None:
+    """Prints the trials, best first, and where to go from here."""
+    console = console or Console(highlight=False)
+    counts = dict.fromkeys(TrialState, 0)
+    for trial in study.get_trials(deepcopy=False):
+        counts[trial.state] += 1
+    console.print()
+    if _complete(study):
+        console.print(trial_table(study))
+        if _seeds_beside_others(study):
+            console.print(seed_table(study))
+    said = [f"{n} {state.name.lower()}" for state, n in counts.items() if n]
+    console.print(f"Study {study.study_name}: {', '.join(said) or 'no trials'}.")
+    for reason, numbers in _failures(study).items():
+        console.print(f"Failed ({listed(numbers)}): {reason}", markup=False, soft_wrap=True)
+    if _complete(study):
+        best = ranked(study)[0]
+        place = best.user_attrs.get(DIRECTORY, str(directory / str(best.number)))
+        shown = os.path.relpath(place)
+        console.print(f"Best student: {shown}", soft_wrap=True)
+        console.print(f"Run it again: python -m sweep.rerun {shown}", soft_wrap=True)
+        console.print("All studies:  python -m sweep.dashboard", soft_wrap=True)
+    report = directory / REPORT_NAME
+    if report.is_file():
+        console.print(f"Look at it:   {os.path.relpath(report)}", soft_wrap=True)
+
+
+def trial_table(study: optuna.Study) -> Table:
+    """The finished trials, best first; of several directions, the Pareto front first."""
+    trials = ranked(study)
+    front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
+    params = sorted({key for trial in trials for key in trial.params})
+    table = _table(f"Study {study.study_name}")
+    for heading in ("#", "trial"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    # Of conditional spaces most cells would be empty, and the others too narrow to be read.
+    in_words = len(params) > _PARAMETER_COLUMNS
+    if in_words:
+        table.add_column("point", overflow="fold")
+    else:
+        for heading in short_keys(params):
+            table.add_column(heading, justify="right")
+    for heading in (*objective_names(study), "x baseline", "parameters", "state"):
+        table.add_column(heading, justify="right", no_wrap=in_words)
+    for rank, trial in enumerate(trials[:_SHOWN_ROWS], start=1):
+        ratio = trial.user_attrs.get("baseline_ratio")
+        size = trial.user_attrs.get("student_parameters")
+        state = "pareto" if trial.number in front else trial.state.name.lower()
+        table.add_row(
+            str(rank),
+            str(trial.number),
+            *([_in_words(trial, params)] if in_words else _cells(trial, params)),
+            *(f"{value:.4g}" for value in trial.values or [float("nan")] * len(study.directions)),
+            "" if ratio is None else f"{ratio:.2f}",
+            "" if size is None else f"{size:,}",
+            state,
+        )
+    if len(trials) > _SHOWN_ROWS:
+        table.caption = f"and {len(trials) - _SHOWN_ROWS} more"
+    return table
+
+
+def _cells(trial: FrozenTrial, params: Sequence[str]) -> list[str]:
+    return [shown(trial.params.get(key, "")) for key in params]
+
+
+def _in_words(trial: FrozenTrial, params: Sequence[str]) -> str:
+    """What the trial was asked, without what it was not."""
+    names = zip(params, short_keys(params), strict=True)
+    return ", ".join(f"{s}={shown(trial.params[k])}" for k, s in names if k in trial.params)
+
+
+def seed_table(study: optuna.Study) -> Table:
+    """Mean and standard deviation over seeds, for each point of the other parameters."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for trial in ranked(study):
+        if trial.state is TrialState.COMPLETE and trial.values:
+            others = {k: v for k, v in trial.params.items() if k != "seed"}
+            groups[json.dumps(others, sort_keys=True)].append(trial.values[0])
+    keys = sorted({key for group in groups for key in json.loads(group)})
+    sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
+    table = _table("Over seeds")
+    for heading in (*short_keys(keys), "seeds", f"mean {objective_names(study)[0]}", "std"):
+        table.add_column(heading, justify="right")
+    for group, values in sorted(groups.items(), key=lambda g: sign * statistics.mean(g[1])):
+        point = json.loads(group)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        table.add_row(
+            *(shown(point.get(key, "")) for key in keys),
+            str(len(values)),
+            f"{statistics.mean(values):.4g}",
+            f"{spread:.2g}",
+        )
+    return table
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials from best to worst, then pruned ones by their last value."""
+    sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
+    front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state in FINISHED]
+
+    def rank(trial: FrozenTrial) -> tuple[bool, bool, float]:
+        value = sign * trial.values[0] if trial.values else float("inf")
+        return (trial.state is TrialState.PRUNED, trial.number not in front, value)
+
+    return sorted(finished, key=rank)
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def objective_names(study: optuna.Study) -> Sequence[str]:
+    """What the study's values are called."""
+    return study.metric_names or [
+        "value" if len(study.directions) == 1 else f"value {i}"
+        for i in range(len(study.directions))
+    ]
+
+
+def _table(title: str) -> Table:
+    """A table that fits five parameters into 80 columns."""
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """The keys without their groups, where that leaves them different."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
+
+
+def _seeds_beside_others(study: optuna.Study) -> bool:
+    keys = {key for trial in _complete(study) for key in trial.params}
+    return "seed" in keys and len(keys) > 1
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """The numbers of trials, the first of them where they are many."""
+    shown_ones = ", ".join(map(str, numbers[:_LISTED_NUMBERS]))
+    left = len(numbers) - _LISTED_NUMBERS
+    return f"{shown_ones} and {left} more" if left > 0 else shown_ones
+
+
+def _failures(study: optuna.Study) -> dict[str, list[int]]:
+    reasons: dict[str, list[int]] = defaultdict(list)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+        reasons[str(trial.user_attrs.get(REASON, "unknown"))].append(trial.number)
+    return reasons
+
+
+def shown(value: Any) -> str:
+    """A parameter's value, for people."""
+    if isinstance(value, float):
+        whole = value.is_integer() and 1e4 <= abs(value) < 1e15
+        return f"{int(value):,}" if whole else f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,1 @@
+"""A sweep and its workers: opened, launched, summed up."""

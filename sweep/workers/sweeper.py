@@ -1,0 +1,453 @@
+"""A sweep: search space -> study -> workers -> summary.
+
+It opens the study and asks Hydra's launcher for `n_jobs` workers, once. The workers do the rest;
+this process shows that the sweep lives, waits, and sums up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.console import Interrupted
+from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
+from sweep.ranks.messages import devices_per_node
+from sweep.report import load_drawing, write_report
+from sweep.study.plan import Plan, write_plan
+from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
+from sweep.study.shared import (
+    REASON,
+    Budget,
+    Rest,
+    SharedStudy,
+    check_identity,
+    open_study,
+    quiet_optuna,
+)
+from sweep.study.space import CustomSearchSpace, SearchSpace, override_text
+from sweep.study.storage import absolute_url, open_storage
+from sweep.trial.record import RECORD_NAME
+from sweep.view.summary import save_results, show_study
+from sweep.watch import onlooking
+from sweep.workers.worker import Worker
+
+log = logging.getLogger(__name__)
+
+# What must stay the same over the whole study: top-level keys of the configuration.
+_IDENTITY_KEYS = (
+    "teacher",
+    "student",
+    "data",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "objective",
+    "seed",
+)
+# Of the trainer, what may change from one resume to the next: where it runs, what it shows. Not
+# the number of devices: each adds its batch to every step.
+_PLACEMENT_KEYS = ("accelerator", "strategy", "enable_progress_bar")
+# Of the data, where its targets are kept.
+_CACHE_KEYS = ("cache", "cache_limit")
+_RESUME_KEY = "+resume"
+# Launchers whose worker, if it is one, has the terminal; whose workers, if several, print to files.
+_ON_TERMINAL = ("basic", "local")
+_IN_THIS_PROCESS = "basic"
+_INTO_FILES = ("local", "submitit_local", "submitit_slurm")
+# Launchers whose workers share the cores of this machine.
+_ONE_MACHINE = ("local", "joblib", "submitit_local")
+
+
+def sweep(
+    config: DictConfig,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    arguments: Sequence[str],
+    sampler: DictConfig,
+    pruner: DictConfig,
+    direction: Any,
+    storage: str | None,
+    study_name: str | None,
+    n_trials: int,
+    n_jobs: int | str,
+    max_failure_rate: float,
+    timeout: float | None,
+    max_retries: int,
+    heartbeat: float,
+    workers_per_gpu: int,
+    custom_search_space: str | None,
+    params: DictConfig | None,
+) -> None:
+    """Runs a study until its budget is met, or goes on with it.
+
+    Args:
+        config: The sweep's configuration, Hydra's own part included.
+        hydra_context: From Hydra.
+        task_function: What runs one trial and returns its value, or values.
+        arguments: The command line's overrides.
+        sampler, pruner: Configurations of Optuna's.
+        direction: `minimize` or `maximize`; a list for several values.
+        storage: URL, see `sweep.study.storage.open_storage`; None: memory, for one worker.
+        study_name: Also the name under which it is resumed; None: the sweep folder's name.
+        n_trials: Finished trials of the whole study.
+        n_jobs: Number of workers, or `auto`.
+        max_failure_rate: Failed trials as a share of `n_trials`, after which the sweep stops.
+        timeout: Seconds after which no trial starts; None: none.
+        max_retries: How often a trial is taken up again whose worker died.
+        heartbeat: Seconds between two signs of life of a worker.
+        workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
+        custom_search_space: Dotted path of a function (configuration, trial) that suggests more.
+        params: Further overrides, as a map; the command line's go before them.
+
+    Raises:
+        SlicewiseError: The study cannot be opened, or too many trials failed.
+        Interrupted: The user stopped it; the message holds the command that resumes it.
+    """
+    quiet_optuna()
+    space, force = _search_space(arguments, params, custom_search_space)
+    if study_name is not None and "study" in config:
+        # By default a timestamp: resolved once more, it could be that of the next second.
+        config.study = study_name
+    directory = Path(config.hydra.sweep.dir).absolute()
+    name = study_name or directory.name
+    url = absolute_url(storage)
+    budget = Budget(
+        _at_least("n_trials", n_trials, 1),
+        _rate(max_failure_rate),
+        _at_least("max_retries", max_retries, 0),
+        None if timeout is None else time.time() + timeout,
+    )
+    make_sampler = functools.partial(_sampler, _plain(sampler), space, n_trials)
+    make_pruner = functools.partial(_pruner, _plain(pruner))
+
+    opened = open_storage(url)
+    study = open_study(name, opened, make_sampler(), make_pruner(), _directions(direction))
+    _check_folder(study, directory)
+    check_identity(study, _identity(config, space), force)
+    metrics = OmegaConf.select(config, "objective.metrics")
+    if metrics is not None and len(metrics) == len(study.directions):
+        study.set_metric_names(list(metrics))
+    plan = Plan(
+        n_trials=int(min(n_trials, space.size())),
+        directory=str(directory),
+        command=_resume_command(name, arguments),
+        sampler=_class_name(sampler),
+        pruner=_class_name(pruner),
+    )
+    write_plan(study, plan)
+    shared = SharedStudy(study, opened, directory, space, budget, config)
+    rest = shared.rest()
+    if rest in (Rest.BUDGET, Rest.EXHAUSTED):
+        log.info("Study %s is finished: %s", name, rest.value)
+    else:
+        workers = _number_of_workers(config, n_jobs, workers_per_gpu, url)
+        sweep_name = secrets.token_hex(3)
+        worker = Worker(
+            config=config,
+            hydra_context=hydra_context,
+            task_function=task_function,
+            space=_pinned(space, name, directory, config),
+            budget=budget,
+            storage=url or opened,
+            study_name=name,
+            directory=directory,
+            sampler=make_sampler,
+            pruner=make_pruner,
+            sweep=sweep_name,
+            heartbeat=heartbeat,
+            threads=_threads(config, workers),
+        )
+        log.info(
+            "Study %s: %d of %d trials done, %d worker%s, in %s",
+            name,
+            shared.finished(),
+            plan.n_trials,
+            workers,
+            "" if workers == 1 else "s",
+            directory,
+        )
+        _launch(worker, workers, study, config, hydra_context, arguments)
+    save_results(study, directory)
+    _write_report(study, directory, storage)
+    show_study(study, directory)
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    if shared.rest() is Rest.FAILURES:
+        raise SlicewiseError(f"the sweep stopped: {_failures(failed, budget)}")
+    if failed and not shared.finished():
+        raise SlicewiseError(f"no trial could be run: {_failures(failed, budget)}")
+
+
+def _launch(
+    worker: Worker,
+    workers: int,
+    study: optuna.Study,
+    config: DictConfig,
+    hydra_context: HydraContext,
+    arguments: Sequence[str],
+) -> None:
+    """Has the launcher run the workers, and waits for them."""
+    launcher = Plugins.instance().instantiate_launcher(
+        config=config, hydra_context=hydra_context, task_function=worker
+    )
+    # All workers at once: one that waited for another would find nothing left to do.
+    for limits in (vars(launcher), getattr(launcher, "joblib", {})):
+        if "n_jobs" in limits:
+            limits["n_jobs"] = workers
+    first = _free_place(study, worker.directory)
+    fixed = [*worker.space.overrides({}), "hydra.sweep.subdir=workers/${hydra.job.num}"]
+    sign = own_sign(worker.sweep)
+    n_trials = int(min(worker.budget.n_trials, worker.space.size()))
+    launched_by = config.hydra.runtime.choices.get("hydra/launcher")
+    # One worker of this machine says itself what it does.
+    if workers == 1 and launched_by in _ON_TERMINAL:
+        showing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(_nothing)
+    else:
+        showing = onlooking(study, n_trials, live=launched_by in _INTO_FILES)
+    if launched_by != _IN_THIS_PROCESS:
+        # While the workers work, this process has nothing to do.
+        threading.Thread(target=load_drawing, name="report", daemon=True).start()
+    interrupted = False
+    with showing as each_round:
+        presence = Presence(study, "sweep", worker.sweep, sign, SWEEP_BEAT_SECONDS, each_round)
+        with presence:
+            try:
+                returns = launcher.launch([fixed] * workers, initial_job_idx=first)
+                ends = [job.return_value["end"] for job in returns]
+                interrupted = "STOPPED" in ends
+            except KeyboardInterrupt:
+                interrupted = True
+            except BaseException:
+                presence.show(stop=True)
+                raise
+            if interrupted:
+                presence.show(stop=True)
+        each_round()
+    if interrupted:
+        raise Interrupted(f"Stopped. To resume: {_resume_command(study.study_name, arguments)}")
+
+
+def _write_report(study: optuna.Study, directory: Path, storage: str | None) -> None:
+    """Writes the report; a sweep does not fail for want of it."""
+    try:
+        write_report(study, directory, storage)
+    except Exception:
+        log.warning("Could not write the report", exc_info=True)
+
+
+def _nothing() -> None:
+    """A round without news."""
+
+
+def _search_space(
+    arguments: Sequence[str], params: DictConfig | None, custom: str | None
+) -> tuple[SearchSpace, bool]:
+    """The search space, and whether `+resume=force` is among the arguments."""
+    resume = [a.partition("=")[2] for a in arguments if a.partition("=")[0] == _RESUME_KEY]
+    if resume and resume[-1] != "force":
+        raise ArgumentError(_RESUME_KEY, resume[-1], "force")
+    given = [
+        f"{key!s}={value if isinstance(value, str) else override_text(value)}"
+        for key, value in (params or {}).items()
+    ]
+    given += [a for a in arguments if a.partition("=")[0] != _RESUME_KEY]
+    extend = None if custom is None else _function(custom)
+    return SearchSpace.parse(given, extend), bool(resume)
+
+
+def _function(path: str) -> CustomSearchSpace:
+    """The function itself, not a partial of Hydra's, which no other process could be sent."""
+    try:
+        function: CustomSearchSpace = get_method(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        allowed = "the dotted path of a function (configuration, trial)"
+        raise ArgumentError(
+            "hydra.sweeper.custom_search_space", path, allowed, str(error)
+        ) from error
+    return function
+
+
+def _pinned(space: SearchSpace, name: str, directory: Path, config: DictConfig) -> SearchSpace:
+    """The space, with what a timestamp decides fixed for all workers."""
+    fixed = dict(space.fixed)
+    if "study" in config:
+        fixed["study"] = override_text(name)
+    fixed["hydra.sweep.dir"] = override_text(str(directory))
+    return dataclasses.replace(space, fixed=fixed)
+
+
+def _identity(config: DictConfig, space: SearchSpace) -> dict[str, Any]:
+    """What the study is about: its space, and the configuration that all trials share."""
+    shared: dict[str, Any] = {}
+    for key in _IDENTITY_KEYS:
+        if key in config and key not in space.dimensions:
+            node = config[key]
+            plain = (
+                OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            )
+            shared[key] = plain
+    for key in _PLACEMENT_KEYS:
+        shared.get("trainer", {}).pop(key, None)
+    for key in _CACHE_KEYS:
+        shared.get("data", {}).pop(key, None)
+    for key in space.dimensions:
+        group, _, rest = key.lstrip("+").partition(".")
+        _remove(shared.get(group), rest)
+    return {"space": space.describe(), "config": shared}
+
+
+def _remove(tree: Any, key: str) -> None:
+    """Removes a dotted key, where it is."""
+    *above, last = key.split(".")
+    for part in above:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    if isinstance(tree, dict):
+        tree.pop(last, None)
+
+
+def _sampler(
+    node: dict[str, Any], space: SearchSpace, n_trials: int
+) -> optuna.samplers.BaseSampler:
+    """The sampler, made anew in each worker.
+
+    A grid is what a finite space gets anyway; one larger than the budget is drawn from at random,
+    as the official sweeper's grid is.
+    """
+    whitelist = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+    sampler: Any = instantiate(node, _execution_whitelist_=whitelist)
+    if isinstance(sampler, functools.partial):
+        if space.size() == float("inf"):
+            endless = [key for key, d in space.dimensions.items() if d.values() is None]
+            raise ArgumentError(
+                "hydra/sweeper/sampler",
+                "grid",
+                "tpe, random, ... for a space without end "
+                f"({', '.join(endless) or 'custom_search_space'})",
+            )
+        return optuna.samplers.RandomSampler(seed=node.get("seed"))
+    assert isinstance(sampler, optuna.samplers.BaseSampler)
+    return sampler
+
+
+def _pruner(node: dict[str, Any]) -> optuna.pruners.BasePruner:
+    pruner: optuna.pruners.BasePruner = instantiate(
+        node, _execution_whitelist_=("optuna.pruners.*",)
+    )
+    return pruner
+
+
+def _class_name(node: DictConfig) -> str:
+    return str(node.get("_target_", "")).rpartition(".")[2]
+
+
+def _plain(node: DictConfig) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _directions(direction: Any) -> list[str]:
+    several = isinstance(direction, Sequence) and not isinstance(direction, str)
+    names = [str(getattr(item, "name", item)) for item in (direction if several else [direction])]
+    for name in names:
+        if name not in ("minimize", "maximize"):
+            raise ArgumentError(
+                "hydra.sweeper.direction", name, "minimize, maximize, or a list of them"
+            )
+    return names
+
+
+def _number_of_workers(
+    config: DictConfig, n_jobs: int | str, workers_per_gpu: int, url: str | None
+) -> int:
+    launcher = config.hydra.runtime.choices.get("hydra/launcher")
+    if started_by_torchrun() and launcher != "basic":
+        raise ArgumentError(
+            "hydra/launcher",
+            launcher,
+            "basic: torchrun has started the ranks, and rank 0 runs the sweep",
+            "torchrun ... -m sweep -m hydra/launcher=basic trainer=ddp ...",
+        )
+    per_gpu = _at_least("workers_per_gpu", workers_per_gpu, 1)
+    if n_jobs == "auto":
+        return max(1, len(visible_gpus()) * per_gpu // devices_per_node(config))
+    workers = _at_least("n_jobs", n_jobs, 1)
+    if url is None and not (workers == 1 and launcher == "basic"):
+        raise ArgumentError(
+            "hydra.sweeper.storage",
+            None,
+            "a storage that processes can share, such as sqlite:///multirun/studies.db",
+            "In memory: one worker in this process, hydra/launcher=basic hydra.sweeper.n_jobs=1",
+        )
+    return workers
+
+
+def _threads(config: DictConfig, workers: int) -> int | None:
+    """CPU threads for each process of several workers on this machine; None: as it comes."""
+    launcher = config.hydra.runtime.choices.get("hydra/launcher")
+    if workers == 1 or launcher not in _ONE_MACHINE or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, cpu_count() // (workers * devices_per_node(config)))
+
+
+def _at_least(key: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"hydra.sweeper.{key}", value, f"an integer of at least {least}")
+    return value
+
+
+def _rate(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ArgumentError("hydra.sweeper.max_failure_rate", value, "a share from 0 to 1")
+    return value
+
+
+def _check_folder(study: optuna.Study, directory: Path) -> None:
+    """A new study must not mix its trials with those of one that has been forgotten."""
+    if not study.get_trials(deepcopy=False) and any(directory.glob(f"*/{RECORD_NAME}")):
+        raise SlicewiseError(
+            f"{directory} holds trials of another study of this name, which the storage does not "
+            "know: choose another study=NAME, or remove the folder"
+        )
+
+
+def _free_place(study: optuna.Study, directory: Path) -> int:
+    """The number of the first worker: after those of other sweeps that live."""
+    signs = read_signs(study, "sweep").values()
+    if not any(sign.state == "alive" and not process_is_gone(sign) for sign in signs):
+        return 0
+    places = [int(p.name) for p in directory.glob("workers/*") if p.name.isdigit()]
+    return max(places, default=-1) + 1
+
+
+def _resume_command(study_name: str, arguments: Sequence[str]) -> str:
+    """The command line that goes on with this study."""
+    given = [a for a in sys.argv[1:] if a.partition("=")[0] != "study"]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {module.parent or module.name}" if module else f"python {sys.argv[0]}"
+    name = override_text(study_name)
+    return f"{program} {shlex.join([*given, f'study={name}'])}"
+
+
+def _failures(failed: Sequence[FrozenTrial], budget: Budget) -> str:
+    lines = [f"  trial {trial.number}: {trial.user_attrs.get(REASON)}" for trial in failed[-5:]]
+    return (
+        f"{len(failed)} trials failed (hydra.sweeper.max_failure_rate={budget.max_failure_rate}, "
+        f"n_trials={budget.n_trials}); the last of them:\n" + "\n".join(lines)
+    )

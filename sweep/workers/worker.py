@@ -1,0 +1,355 @@
+"""A worker: asks the study for a trial, runs it, tells the result, and asks again.
+
+Hydra's launchers run it like any job, in `multirun/<study>/workers/<k>`; it then runs each trial
+as a Hydra job of its own. It stays warm from trial to trial: what a trial loads or compiles once,
+the next one finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import Trial, TrialState
+
+from slicewise.errors import SlicewiseError
+from sweep.devices import started_by_torchrun
+from sweep.study.compose import TrialComposer
+from sweep.study.presence import (
+    SWEEP_BEAT_SECONDS,
+    Census,
+    Presence,
+    own_sign,
+    process_is_gone,
+    process_is_here,
+    read_signs,
+)
+from sweep.study.shared import WORKER, Budget, LearningStudy, Rest, SharedStudy, quiet_optuna
+from sweep.study.space import SearchSpace
+from sweep.study.storage import open_storage
+from sweep.trial.active import ActiveTrial, FitFailed, RankDied, TrialStopped, activated
+
+log = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 0.5
+# How long a worker may take to stop whose sweep has ended: within ten seconds all is quiet.
+_ORPHAN_SECONDS = 6.0
+# Signals of a dying parent's threads came within 5 ms on a busy machine; nobody types as fast.
+_AT_ONCE_SECONDS = 0.3
+
+
+@dataclass
+class Worker:
+    """The task that a launcher runs, once per worker.
+
+    Args:
+        config: The sweep's configuration.
+        hydra_context: How Hydra composes configurations and whom it calls back.
+        task_function: What runs one trial.
+        space: What is searched.
+        budget: When there is enough.
+        storage: URL, or the storage itself where all runs in one process.
+        study_name: Which study.
+        directory: The study's folder.
+        sampler: Makes Optuna's sampler in the worker.
+        pruner: Makes Optuna's pruner in the worker.
+        sweep: The sweep's name in the study.
+        heartbeat: Seconds between two signs of life.
+        threads: CPU threads of each of its processes; None: as the environment says.
+    """
+
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    space: SearchSpace
+    budget: Budget
+    storage: Any
+    study_name: str
+    directory: Path
+    sampler: Callable[[], optuna.samplers.BaseSampler]
+    pruner: Callable[[], optuna.pruners.BasePruner]
+    sweep: str
+    heartbeat: float
+    threads: int | None
+
+    def __call__(self, worker_config: DictConfig) -> dict[str, Any]:
+        """Works until there is nothing left; returns how many trials it ran and why it ended."""
+        quiet_optuna()
+        if self.threads is not None:
+            # Read by torch when it is imported, which the first trial does.
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        # A replacement must not pass for the worker that died in its place.
+        place = Path(HydraConfig.get().runtime.output_dir).name
+        name = f"{self.sweep}/{place}-{secrets.token_hex(2)}"
+        storage = open_storage(self.storage) if _is_url(self.storage) else self.storage
+        study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
+        shared = SharedStudy(study, storage, self.directory, self.space, self.budget, self.config)
+        watch = _Watch(study, storage, name, self.sweep, self.heartbeat)
+        sign = own_sign(self.sweep)
+        presence = Presence(
+            study, "worker", name, sign, self.heartbeat, watch.look, SWEEP_BEAT_SECONDS
+        )
+        with _stop_on_signals(watch.stop), presence:
+            return self._work(name, shared, watch)
+
+    def _work(self, name: str, shared: SharedStudy, watch: _Watch) -> dict[str, Any]:
+        composer = TrialComposer(self.config, self.hydra_context, self.space)
+        ran = 0
+        while not watch.stop.is_set():
+            claim = shared.claim(name, watch.dead_workers())
+            if claim is Rest.WAIT:
+                # Others may yet die and leave us their trial.
+                watch.stop.wait(_WAIT_SECONDS)
+            elif isinstance(claim, Rest):
+                return {"trials": ran, "end": claim.name}
+            else:
+                self._run(claim, name, shared, watch, composer)
+                ran += 1
+        return {"trials": ran, "end": "STOPPED"}
+
+    def _run(
+        self,
+        trial: Trial,
+        name: str,
+        shared: SharedStudy,
+        watch: _Watch,
+        composer: TrialComposer,
+    ) -> None:
+        """Runs one trial to whatever end, and tells the study."""
+        active = ActiveTrial(trial, watch.stop, functools.partial(shared._belongs, trial, name))
+        try:
+            with watch.over(active):
+                outcome = self._outcome(active, composer)
+        except KeyboardInterrupt:
+            # It leaves at once, and is no dead worker: that would count against the trial.
+            shared.put_back(trial, name)
+            raise
+        if isinstance(outcome, RankDied):
+            shared.put_back(trial, name, str(outcome))
+            if started_by_torchrun():
+                # It started them, and starts them again.
+                raise outcome
+            return
+        if outcome is None:
+            shared.put_back(trial, name)
+            log.info("Trial %d stopped; it waits to be continued", trial.number)
+            return
+        with contextlib.suppress(UpdateFinishedTrialError):  # By another worker.
+            for key, value in active.attributes.items():
+                trial.set_user_attr(key, value)
+        told = shared.tell(
+            trial, name, outcome.state, outcome.values, outcome.reason, outcome.impossible
+        )
+        if told and outcome.state is TrialState.FAIL:
+            log.warning("Trial %d failed: %s", trial.number, outcome.reason)
+        elif told and outcome.state is TrialState.PRUNED:
+            log.info("Trial %d %s", trial.number, outcome.reason)
+
+    def _outcome(self, active: ActiveTrial, composer: TrialComposer) -> _Outcome | RankDied | None:
+        """How the trial ended; None where it was stopped before its end."""
+        trial = active.trial
+        try:
+            config = composer.compose(trial.params)
+        except (HydraException, OmegaConfBaseException, SlicewiseError) as error:
+            return _Outcome(TrialState.FAIL, reason=_reason(error), impossible=True)
+        with open_dict(config):
+            config.hydra.job.id = str(trial.number)
+            config.hydra.job.num = trial.number
+        with activated(active), _own_logging_after(self.hydra_context):
+            try:
+                job: JobReturn = run_job(
+                    hydra_context=self.hydra_context,
+                    task_function=_without_fuss(self.task_function),
+                    config=config,
+                    job_dir_key="hydra.sweep.dir",
+                    job_subdir_key="hydra.sweep.subdir",
+                )
+            except SystemExit as error:
+                # Lightning's answer to KeyboardInterrupt, unless the trial itself wants to exit.
+                if active.stop.is_set():
+                    return None
+                return _Outcome(TrialState.FAIL, reason=_reason(error))
+        result = job._return_value
+        if isinstance(result, TrialStopped):
+            return None
+        if isinstance(result, RankDied):
+            return result
+        if isinstance(result, optuna.TrialPruned):
+            return _Outcome(TrialState.PRUNED, reason=str(result) or "pruned")
+        if job.status is not JobStatus.COMPLETED:
+            impossible = isinstance(result, SlicewiseError)
+            return _Outcome(TrialState.FAIL, reason=_reason(result), impossible=impossible)
+        several = isinstance(result, Sequence) and not isinstance(result, str)
+        try:
+            values = [float(value) for value in (result if several else [result])]
+        except (TypeError, ValueError):
+            reason = f"it returned {result!r}, not a number for each direction"
+            return _Outcome(TrialState.FAIL, reason=reason)
+        return _Outcome(TrialState.COMPLETE, values)
+
+
+@dataclass
+class _Outcome:
+    """How a trial ended."""
+
+    state: TrialState
+    values: list[float] | None = None
+    reason: str | None = None
+    impossible: bool = False
+
+
+class _Watch:
+    """Looks after the study while trials run: is the sweep there, who died, is our trial ours?"""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        name: str,
+        sweep: str,
+        heartbeat: float,
+    ) -> None:
+        self.stop = threading.Event()
+        self._study = study
+        self._storage = storage
+        self._name = name
+        self._sweep = sweep
+        self._workers = Census(heartbeat)
+        self._sweeps = Census(SWEEP_BEAT_SECONDS)
+        self._dead: set[str] = set()
+        self._orphaned: float | None = None
+        self._active: ActiveTrial | None = None
+
+    def look(self) -> None:
+        """One round."""
+        self._dead = self._workers.dead(read_signs(self._study, "worker"))
+        sweeps = read_signs(self._study, "sweep")
+        dead_sweeps = self._sweeps.dead(sweeps)
+        sweep = sweeps[self._sweep]
+        # A process of this machine is seen to live, even if it is too busy to show itself, or
+        # suspended by Ctrl-Z.
+        lives = sweep.state == "alive" and process_is_here(sweep)
+        if sweep.stop or (self._sweep in dead_sweeps and not lives):
+            if self._orphaned is None:
+                self._orphaned = time.monotonic()
+                log.warning("The sweep has ended; this worker stops")
+            self.stop.set()
+            if time.monotonic() - self._orphaned > _ORPHAN_SECONDS:
+                # Between two batches lies a long validation, or an import: its trial is put back
+                # as that of any dead worker.
+                log.warning("No batch has ended since; this worker ends")
+                logging.shutdown()
+                os._exit(1)
+        active = self._active
+        if active is not None:
+            stored = self._storage.get_trial(active.trial._trial_id)
+            if stored.user_attrs.get(WORKER) != self._name:
+                active.abandoned.set()
+
+    def dead_workers(self) -> set[str]:
+        """Workers that no longer live; those of this machine as of this moment."""
+        signs = read_signs(self._study, "worker")
+        gone = {
+            name for name, sign in signs.items() if sign.state != "alive" or process_is_gone(sign)
+        }
+        return (self._dead | gone) - {self._name}
+
+    @contextlib.contextmanager
+    def over(self, active: ActiveTrial) -> Iterator[None]:
+        """Watches over one trial."""
+        self._active = active
+        try:
+            yield
+        finally:
+            self._active = None
+
+
+@contextlib.contextmanager
+def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and a polite kill stop at the next batch; the same once more stops at once.
+
+    One of each is no impatience: a cluster asks all processes of a job to end, and then the
+    launcher asks its workers. Nor is the same at once: the kernel tells a process that its parent
+    has died once for each of the parent's threads.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    received: dict[int, float] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        if number in received:
+            if time.monotonic() - received[number] < _AT_ONCE_SECONDS:
+                return
+            raise KeyboardInterrupt
+        received[number] = time.monotonic()
+        stop.set()
+        # print() must not be entered where the signal may have interrupted it.
+        os.write(1, b"\nStopping at the next batch ...\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _own_logging_after(hydra_context: HydraContext) -> Iterator[None]:
+    """A trial points logging at its own file; afterwards it is the worker's again."""
+    try:
+        yield
+    finally:
+        hydra: Any = HydraConfig.get()
+        configure_log(hydra.job_logging, hydra.verbose, hydra_context.execution_whitelist)
+
+
+def _without_fuss(task: TaskFunction) -> TaskFunction:
+    """The task, which returns what it would raise where the trial has not failed.
+
+    To Hydra any exception is a job that failed, and it fills the trial's log with it.
+    """
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except (TrialStopped, RankDied, optuna.TrialPruned) as end:
+            return end
+
+    return run
+
+
+def _reason(error: Any) -> str:
+    text = str(error).strip()
+    if isinstance(error, (SlicewiseError, FitFailed)):
+        return text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        # torch's, named so that a worker does not load torch before it knows its threads.
+        return f"out of memory: {text}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_url(storage: Any) -> bool:
+    return isinstance(storage, str)

@@ -1,0 +1,101 @@
+"""CUDA graphs of functions; all of it needs a GPU."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slicewise.cuda_graph import Captured
+from slicewise.teacher import TeacherSlice
+
+pytestmark = pytest.mark.gpu
+
+
+def _double(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    return (x * 2 if mask is None else x * 2 + mask,)
+
+
+def test_each_call_has_its_own_result() -> None:
+    captured = Captured(_double, "doubling")
+    inputs = [torch.randn(3, 4, device="cuda") for _ in range(8)]
+    outputs = [captured(x)[0].clone() for x in inputs]
+    assert len(captured._graphs) == 1
+    for x, y in zip(inputs, outputs, strict=True):
+        torch.testing.assert_close(y, x * 2, rtol=0, atol=0)
+
+
+def test_shapes_masks_and_autocast_have_graphs_of_their_own() -> None:
+    def product(x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        return (F.linear(_double(x, mask)[0], torch.ones_like(x)),)
+
+    captured = Captured(product, "a product")
+    for _ in range(6):
+        for size in (2, 3):
+            x, mask = torch.randn(size, size, device="cuda"), torch.ones(size, size, device="cuda")
+            expected = F.linear(x * 2 + mask, torch.ones_like(x))
+            torch.testing.assert_close(captured(x, mask)[0], expected)
+    x = torch.randn(2, 2, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        for _ in range(6):
+            assert captured(x, None)[0].dtype is torch.bfloat16
+    assert len(captured._graphs) == 3
+
+
+def test_random_numbers_come_from_the_seed_of_the_call() -> None:
+    captured = Captured(lambda x: (F.dropout(x, 0.5),), "dropout")
+    x = torch.ones(64, 64, device="cuda")
+    for seed in range(8):
+        torch.manual_seed(seed)
+        expected = F.dropout(x, 0.5)
+        torch.manual_seed(seed)
+        assert torch.equal(captured(x)[0], expected)
+
+
+def test_what_waits_for_the_device_goes_on_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    captured = Captured(lambda x: (x * x.sum().item(),), "a sum")
+    with caplog.at_level(logging.WARNING):
+        for factor in range(1, 8):
+            x = torch.full((2,), float(factor), device="cuda")
+            assert captured(x)[0].tolist() == [2.0 * factor**2] * 2
+    assert caplog.text.count("No CUDA graph of a sum") == 1
+    # The device is as it was.
+    assert torch.randn(3, device="cuda").add(1).isfinite().all()
+
+
+def test_a_graph_made_in_inference_mode_serves_outside_it() -> None:
+    captured = Captured(_double, "doubling")
+    with torch.inference_mode():
+        for _ in range(5):
+            captured(torch.ones(2, device="cuda"))
+    assert captured(torch.full((2,), 3.0, device="cuda"))[0].tolist() == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_a_captured_teacher_gives_the_same(
+    tiny_teacher: TeacherSlice, precision: torch.dtype | None
+) -> None:
+    teacher = tiny_teacher.cuda()
+    with torch.autocast("cuda", precision or torch.bfloat16, enabled=precision is not None):
+        for seed in range(6):
+            x_BTH = torch.randn(3, 6, 24, device="cuda", generator=None) + seed
+            assert torch.equal(teacher.captured(x_BTH, None)[0], teacher(x_BTH, None))
+    assert len(teacher.captured._graphs) == 1
+
+
+def test_a_teacher_that_moves_is_captured_anew(tiny_teacher: TeacherSlice) -> None:
+    before = tiny_teacher.cuda().captured
+    x_BTH = torch.randn(3, 6, 24, device="cuda")
+    for _ in range(5):
+        before(x_BTH, None)
+    tiny_teacher.cpu()
+    taken = [torch.ones_like(p, device="cuda") for p in tiny_teacher.parameters()]
+    tiny_teacher.cuda()
+    after = tiny_teacher.captured
+    assert after is not before
+    assert after is tiny_teacher.captured
+    assert torch.equal(after(x_BTH, None)[0], tiny_teacher(x_BTH, None))
+    assert len(taken) > 0

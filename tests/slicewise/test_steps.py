@@ -1,0 +1,342 @@
+"""Several steps in one batch of Lightning's: nothing but the speed may differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from slicewise.averaging import WeightAverage
+from slicewise.data.noise import NoiseDataModule
+from slicewise.distiller import Distiller
+from slicewise.errors import ArgumentError
+from slicewise.muon import MuonWithAdamW
+from slicewise.schedules import cosine
+from slicewise.steps import ManualDistiller, new_distiller
+from slicewise.students.approx import ApproximateAttention
+from slicewise.teacher import TeacherSlice
+from tests.slicewise.conftest import SEQ_LENGTH
+
+NewTrainer = Callable[..., Trainer]
+NewData = Callable[..., NoiseDataModule]
+NewStudent = Callable[..., ApproximateAttention]
+Fit = Callable[..., tuple[Trainer, Distiller]]
+
+adamw = partial(AdamW, lr=3e-3)
+
+
+class Validations(Callback):
+    """At which steps the fit validated, with what loss."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen[trainer.global_step] = float(trainer.callback_metrics["valid_l1"])
+
+
+@pytest.fixture
+def fit(
+    new_trainer: NewTrainer, new_data: NewData, new_student: NewStudent, tiny_teacher: TeacherSlice
+) -> Fit:
+    """Runs a fit of 24 steps an epoch; `at_once` steps in a batch."""
+
+    def run(
+        at_once: int | str = 1,
+        checkpoint: Path | None = None,
+        data: NoiseDataModule | None = None,
+        capture: bool = True,
+        optimizer: Callable[..., Optimizer] = adamw,
+        scheduler: Callable[..., Any] | None = None,
+        compile: bool = False,
+        dropout: float = 0.1,
+        **arguments: Any,
+    ) -> tuple[Trainer, Distiller]:
+        trainer = new_trainer(**{"gradient_clip_val": 0.5, **arguments})
+        data = data or new_data(train_batches=24)
+        distiller = new_distiller(
+            trainer,
+            data,
+            tiny_teacher,
+            new_student(dropout=dropout),
+            SEQ_LENGTH,
+            optimizer,
+            scheduler,
+            at_once=at_once,
+            capture=capture,
+            compile=compile,
+        )
+        trainer.fit(distiller, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        return trainer, distiller
+
+    return run
+
+
+def _weights(distiller: Distiller) -> dict[str, Tensor]:
+    return {name: tensor.cpu().clone() for name, tensor in distiller.student.state_dict().items()}
+
+
+def _assert_equal(one: Distiller, other: Distiller) -> None:
+    torch.testing.assert_close(_weights(one), _weights(other), rtol=0, atol=0)
+
+
+def test_on_a_cpu_lightning_takes_the_steps_unless_told(fit: Fit) -> None:
+    assert type(fit("auto")[1]) is Distiller
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_clip_val": None},
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+        {"max_epochs": 2, "val_check_interval": 0.5},
+        {"val_check_interval": 8},
+        {"val_check_interval": 0.34},
+        {"max_epochs": -1, "max_steps": 36, "val_check_interval": 0.5},
+        {"limit_train_batches": 12},
+        {"limit_train_batches": 0.5, "val_check_interval": 1.0},
+        {"precision": "bf16-mixed"},
+        {"optimizer": partial(SGD, lr=0.1, momentum=0.9)},
+        {"optimizer": partial(MuonWithAdamW, lr=3e-3)},
+        {"scheduler": partial(OneCycleLR, max_lr=3e-3), "max_epochs": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_several_steps_at_once_are_the_same_steps(
+    fit: Fit, settings: dict[str, Any], at_once: int
+) -> None:
+    ones, several = Validations(), Validations()
+    trainer, alone = fit(1, callbacks=[ones], **settings)
+    other, together = fit(at_once, callbacks=[several], **settings)
+    assert type(alone) is Distiller
+    assert type(together) is ManualDistiller
+    assert several.seen == ones.seen
+    assert len(ones.seen) > 0
+    assert other.global_step == trainer.global_step
+    _assert_equal(alone, together)
+    expected = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    assert {n: v.item() for n, v in other.callback_metrics.items()} == expected
+
+
+def test_the_rows_of_a_logger_are_the_same(fit: Fit, tmp_path: Path) -> None:
+    files = []
+    for at_once in (1, 4):
+        logger = CSVLogger(tmp_path / str(at_once), name="", version="")
+        fit(at_once, logger=logger, log_every_n_steps=3, val_check_interval=0.5, max_epochs=2)
+        files.append((tmp_path / str(at_once) / "metrics.csv").read_text())
+    assert files[0] == files[1]
+    assert files[0].count("\n") == 1 + 16 + 4
+
+
+def test_the_average_follows_every_step(fit: Fit) -> None:
+    fits = [fit(n, callbacks=[WeightAverage(0.9)], val_check_interval=0.5) for n in (1, 6)]
+    _assert_equal(fits[0][1], fits[1][1])
+    assert fits[0][0].callback_metrics["valid_l1"] == fits[1][0].callback_metrics["valid_l1"]
+
+
+class _SaveAt(Callback):
+    """Saves after a step, wherever the batch of that step ends."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("step", [4, 8, 28])
+def test_a_fit_that_goes_on_ends_as_one_that_never_stopped(
+    fit: Fit, tmp_path: Path, step: int
+) -> None:
+    settings: dict[str, Any] = {
+        "max_epochs": 2,
+        "val_check_interval": 0.5,
+        "scheduler": partial(OneCycleLR, max_lr=3e-3),
+    }
+    whole, resumed = Validations(), Validations()
+    path = tmp_path / "fit.ckpt"
+    average = WeightAverage(0.9)
+    straight, never = fit(4, callbacks=[whole, average, _SaveAt(step, path)], **settings)
+    average = WeightAverage(0.9)
+    trainer, distiller = fit(4, checkpoint=path, callbacks=[resumed, average], **settings)
+    _assert_equal(never, distiller)
+    assert trainer.global_step == straight.global_step == 48
+    assert resumed.seen == {at: loss for at, loss in whole.seen.items() if at > step}
+
+
+def test_a_checkpoint_holds_the_student_only(fit: Fit, tmp_path: Path) -> None:
+    path = tmp_path / "fit.ckpt"
+    _, distiller = fit(4, callbacks=[_SaveAt(8, path)])
+    checkpoint = torch.load(path, weights_only=True)
+    expected = {f"student.{name}" for name in distiller.student.state_dict()}
+    assert set(checkpoint["state_dict"]) == expected
+    assert checkpoint["at_once"] == 4
+    assert checkpoint["global_step"] == 8
+
+
+def test_progress_is_counted_in_steps(fit: Fit) -> None:
+    totals = []
+    for at_once in (1, 4):
+        trainer, distiller = fit(at_once, max_epochs=3, max_steps=60)
+        totals.append((distiller.total_steps, trainer.global_step))
+    assert totals == [(60, 60), (60, 60)]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "settings", "allowed"),
+    [
+        (5, {}, "auto, 1, 2, 3, 4, 6, 8, 12, 24"),
+        (24, {"val_check_interval": 0.5}, "auto, 1, 2, 3, 4, 6, 12"),
+        (3, {"max_steps": 10}, "auto, 1, 2"),
+        (4, {"accumulate_grad_batches": 2}, "auto, 1 (trainer.accumulate_grad_batches=2)"),
+        (4, {"overfit_batches": 4}, "auto, 1 (trainer.overfit_batches=4)"),
+    ],
+)
+def test_steps_that_do_not_fit_are_refused(
+    fit: Fit, at_once: int, settings: dict[str, Any], allowed: str
+) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        fit(at_once, **settings)
+    assert str(refused.value).startswith(f"at_once={at_once}: allowed: {allowed}")
+
+
+@given(
+    batches=st.integers(1, 400),
+    interval=st.one_of(st.integers(1, 400), st.floats(0.01, 1.0)),
+    max_steps=st.one_of(st.just(-1), st.integers(1, 500)),
+)
+def test_what_is_allowed_divides_all_that_lightning_counts(
+    batches: int, interval: float, max_steps: int
+) -> None:
+    from slicewise.steps import _divisors, _steps_between_events
+
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        max_epochs=1,
+        max_steps=max_steps,
+        val_check_interval=interval,
+    )
+    data = NoiseDataModule(4, 1, 1, train_batches=batches, valid_batches=1)
+    to_validation = interval if isinstance(interval, int) else max(1, int(batches * interval))
+    for at_once in _divisors(_steps_between_events(trainer, data), 32):
+        assert batches % at_once == 0
+        assert to_validation % at_once == 0
+        assert max_steps == -1 or max_steps % at_once == 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_steps_are_the_same_but_for_their_last_digits(fit: Fit, precision: str) -> None:
+    settings: dict[str, Any] = {"dropout": 0.0, "precision": precision, "val_check_interval": 0.5}
+    plain, compiled = Validations(), Validations()
+    fit(1, callbacks=[plain], **settings)
+    _, distiller = fit(1, compile=True, callbacks=[compiled], **settings)
+    assert isinstance(distiller, ManualDistiller)
+    assert distiller.compiles
+    digits = 1e-4 if precision == "32-true" else 1e-2
+    assert compiled.seen == pytest.approx(plain.seen, rel=digits)
+
+
+def test_a_compiled_fit_with_dropout_learns(fit: Fit) -> None:
+    seen = Validations()
+    fit(1, compile=True, callbacks=[seen], max_epochs=8, precision="bf16-mixed")
+    losses = list(seen.seen.values())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_without_a_compiler_nothing_is_compiled(fit: Fit) -> None:
+    from torch._inductor import config
+
+    with (
+        config.patch({"cpp.cxx": (None, "/no/compiler")}),
+        pytest.raises(ArgumentError, match=r"compile=true: allowed: false; .* install g\+\+"),
+    ):
+        fit(1, compile=True)
+
+
+# On a GPU
+
+
+def _on_gpu(**settings: Any) -> dict[str, Any]:
+    return {"accelerator": "gpu", "deterministic": True, "val_check_interval": 0.5, **settings}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"),
+    [
+        (adamw, None),
+        (partial(AdamW, lr=3e-3, fused=True), cosine),
+        # Changes AdamW's betas too.
+        (partial(AdamW, lr=3e-3, fused=True), partial(OneCycleLR, max_lr=3e-3)),
+        (partial(SGD, lr=0.1, momentum=0.9), partial(OneCycleLR, max_lr=0.1)),
+        (partial(MuonWithAdamW, lr=3e-3), cosine),
+    ],
+    ids=["adamw", "fused", "betas", "sgd", "muon"],
+)
+def test_captured_steps_are_the_same_steps(
+    fit: Fit,
+    optimizer: Callable[..., Optimizer],
+    scheduler: Callable[..., Any] | None,
+    precision: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ones, several = Validations(), Validations()
+    settings = _on_gpu(optimizer=optimizer, precision=precision, scheduler=scheduler)
+    _, plain = fit(1, capture=False, callbacks=[ones], **settings)
+    _, captured = fit("auto", callbacks=[several], **settings)
+    assert type(plain) is Distiller
+    assert isinstance(captured, ManualDistiller)
+    assert captured.at_once == 12
+    assert "No CUDA graph" not in caplog.text
+    assert several.seen.keys() == ones.seen.keys()
+    # A captured learning rate is a single-precision number.
+    torch.testing.assert_close(_weights(captured), _weights(plain), rtol=1e-4, atol=2e-5)
+    assert several.seen == pytest.approx(ones.seen, rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("at_once", [1, 4, 12])
+def test_captured_steps_do_not_depend_on_how_many_are_taken_at_once(fit: Fit, at_once: int) -> None:
+    _, one = fit(2, **_on_gpu())
+    _, other = fit(at_once, **_on_gpu())
+    _assert_equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheduler", [cosine, partial(OneCycleLR, max_lr=3e-3)])
+def test_a_captured_fit_goes_on_to_the_bit(
+    fit: Fit, tmp_path: Path, scheduler: Callable[..., Any]
+) -> None:
+    settings = _on_gpu(max_epochs=2, scheduler=scheduler)
+    path = tmp_path / "fit.ckpt"
+    _, never = fit(4, callbacks=[WeightAverage(0.9), _SaveAt(28, path)], **settings)
+    _, resumed = fit(4, checkpoint=path, callbacks=[WeightAverage(0.9)], **settings)
+    _assert_equal(never, resumed)
+
+
+@pytest.mark.gpu
+def test_a_captured_fit_learns(fit: Fit) -> None:
+    seen = Validations()
+    fit("auto", callbacks=[seen], **_on_gpu(max_epochs=8))
+    losses = list(seen.seen.values())
+    assert math.isfinite(losses[-1])
+    assert losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,326 @@
+"""Claims, budget, putting back: what must be decided once is, whoever dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+from optuna.trial import Trial, TrialState
+
+from slicewise.errors import SlicewiseError
+from sweep.study.shared import (
+    Budget,
+    LearningStudy,
+    Rest,
+    SharedStudy,
+    check_identity,
+    open_study,
+    quiet_optuna,
+)
+from sweep.study.space import SearchSpace
+from sweep.study.storage import open_storage
+
+quiet_optuna()
+
+
+def shared(
+    directory: Path,
+    arguments: list[str],
+    n_trials: int,
+    storage: Any = None,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    **budget: Any,
+) -> SharedStudy:
+    storage = storage or InMemoryStorage()
+    sampler = sampler or optuna.samplers.RandomSampler(seed=0)
+    study = open_study("s", storage, sampler, optuna.pruners.NopPruner(), ["minimize"])
+    space = SearchSpace.parse(arguments)
+    return SharedStudy(study, storage, directory, space, Budget(n_trials, **budget))
+
+
+def claim(study: SharedStudy, worker: str = "w", dead: frozenset[str] = frozenset()) -> Trial:
+    trial = study.claim(worker, set(dead))
+    assert isinstance(trial, Trial), trial
+    return trial
+
+
+def run_all(study: SharedStudy, worker: str = "w") -> list[dict[str, Any]]:
+    points = []
+    while isinstance(trial := study.claim(worker, set()), Trial):
+        points.append(dict(trial.params))
+        assert study.tell(trial, worker, TrialState.COMPLETE, [float(trial.number)])
+    return points
+
+
+def test_a_small_space_is_run_once_per_point_in_order(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2,4", "b=x,y"], n_trials=20)
+    expected = [{"a": a, "b": b} for a in (1, 2, 4) for b in ("x", "y")]
+    assert run_all(study) == expected
+    assert study.claim("w", set()) is Rest.EXHAUSTED
+
+
+def test_a_space_of_exactly_the_budget_is_run_whole(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2,4"], n_trials=3)
+    assert run_all(study) == [{"a": 1}, {"a": 2}, {"a": 4}]
+    assert study.claim("w", set()) is Rest.BUDGET
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "RandomSampler", "NSGAIISampler"])
+def test_a_larger_finite_space_never_repeats_a_point(tmp_path: Path, sampler: str) -> None:
+    made = getattr(optuna.samplers, sampler)(seed=1)
+    study = shared(tmp_path, ["a=range(0,6)", "b=1,2,3,4,5,6"], n_trials=35, sampler=made)
+    points = run_all(study)
+    assert len(points) == 35
+    assert len({tuple(point.items()) for point in points}) == 35
+
+
+def test_an_endless_space_is_sampled_to_the_budget(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=interval(0.0,1.0)", "b=1,2"], n_trials=7)
+    assert len(run_all(study)) == 7
+    assert study.claim("w", set()) is Rest.BUDGET
+
+
+def test_who_would_exceed_the_budget_waits(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=2)
+    one, two = claim(study, "1"), claim(study, "2")
+    assert study.claim("3", set()) is Rest.WAIT
+    study.tell(one, "1", TrialState.FAIL, reason="broken")
+    three = claim(study, "3")
+    assert three.number == 2
+    study.tell(two, "2", TrialState.COMPLETE, [1.0])
+    study.tell(three, "3", TrialState.PRUNED)
+    assert study.claim("3", set()) is Rest.BUDGET
+
+
+def test_a_dead_workers_trial_is_taken_up_again_under_its_number(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2,3"], n_trials=3)
+    lost = claim(study, "dies")
+    params = dict(lost.params)
+    again = claim(study, "lives", frozenset({"dies"}))
+    assert again.number == lost.number
+    assert again.params == params
+    assert again.user_attrs["attempts"] == 1
+    assert not study.tell(lost, "dies", TrialState.COMPLETE, [0.0])
+    assert study.tell(again, "lives", TrialState.COMPLETE, [1.0])
+    assert run_all(study) == [{"a": 2}, {"a": 3}]
+
+
+def test_a_trial_whose_worker_dies_too_often_fails(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2"], n_trials=2, max_retries=1, max_failure_rate=1.0)
+    claim(study, "1")
+    again = claim(study, "2", frozenset({"1"}))
+    assert again.number == 0
+    other = claim(study, "3", frozenset({"1", "2"}))
+    assert other.number == 1
+    [failed] = study.study.get_trials(states=(TrialState.FAIL,))
+    assert "it died 2 times (max_retries=1)" in failed.user_attrs["reason"]
+
+
+def test_a_trial_lost_between_its_making_and_its_naming_is_not_lost(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2"], n_trials=2)
+    study.study.ask()
+    assert claim(study, "w").number == 0
+    assert claim(study, "w").params == {"a": 2}
+
+
+def test_a_stopped_trial_goes_on_elsewhere(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=1)
+    stopped = claim(study, "1")
+    params = dict(stopped.params)
+    study.put_back(stopped, "1")
+    again = claim(study, "2")
+    assert (again.number, again.params) == (stopped.number, params)
+    assert "attempts" not in again.user_attrs
+
+
+def test_failures_stop_the_study_past_their_rate(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=10, max_failure_rate=0.2)
+    for _ in range(3):
+        study.tell(claim(study), "w", TrialState.FAIL, reason="broken")
+    assert study.claim("w", set()) is Rest.FAILURES
+
+
+def test_impossible_points_are_no_failures(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=range(0,5)"], n_trials=5, max_failure_rate=0.0)
+    for number in range(5):
+        trial = claim(study)
+        if number % 2:
+            study.tell(trial, "w", TrialState.FAIL, reason=f"{number} is odd", impossible=True)
+        else:
+            study.tell(trial, "w", TrialState.COMPLETE, [1.0])
+    assert study.claim("w", set()) is Rest.EXHAUSTED
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_sampler_learns_where_points_are_impossible(tmp_path: Path, seed: int) -> None:
+    """The best lies at the bound, as with students of at most so many parameters."""
+    found = {}
+    for kind in (optuna.Study, LearningStudy):
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        study = shared(tmp_path, ["x=interval(0,1)", "y=interval(0,1)"], 40, sampler=sampler)
+        study.study = kind("s", study.storage, sampler)
+        while isinstance(trial := study.claim("w", set()), Trial):
+            size = trial.params["x"] + trial.params["y"]
+            if size > 0.5:
+                study.tell(trial, "w", TrialState.FAIL, reason=f"size {size}", impossible=True)
+            else:
+                study.tell(trial, "w", TrialState.COMPLETE, [-size])
+        states = Counter(trial.state for trial in study.study.get_trials())
+        found[kind] = (trial, states[TrialState.FAIL])
+    end, impossible = found[LearningStudy]
+    assert end is Rest.BUDGET
+    assert impossible < 80 < found[optuna.Study][1]
+
+
+def test_a_mistake_that_every_point_shares_ends_the_study_early(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=100)
+    for _ in range(3):
+        study.tell(claim(study), "w", TrialState.FAIL, reason="no such teacher", impossible=True)
+    assert study.claim("w", set()) is Rest.FAILURES
+
+
+def test_no_trial_starts_after_the_deadline(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2"], n_trials=2, deadline=time.time() + 0.05)
+    claim(study)
+    time.sleep(0.06)
+    assert study.claim("w", set()) is Rest.TIMEOUT
+
+
+def test_a_value_that_is_no_number_fails_the_trial(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2"], n_trials=2)
+    study.tell(claim(study), "w", TrialState.COMPLETE, [float("nan")])
+    [failed] = study.study.get_trials(states=(TrialState.FAIL,))
+    assert "nan" in failed.user_attrs["reason"]
+
+
+def test_values_enqueued_by_hand_are_kept(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=range(0,100)", "b=range(0,100)"], n_trials=3)
+    study.study.enqueue_trial({"a": 42, "b": 7})
+    assert claim(study).params == {"a": 42, "b": 7}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    events=st.lists(st.sampled_from(["claim", "finish", "fail", "die", "stop"]), max_size=60),
+    n_trials=st.integers(1, 6),
+)
+def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_trials: int) -> None:
+    """Whatever workers do, in the end there are n_trials finished trials, no point twice."""
+    study = shared(
+        Path("unused"),
+        ["a=range(0,50)"],
+        n_trials,
+        max_retries=1000,
+        max_failure_rate=1.0,
+    )
+    running: list[tuple[Trial, str]] = []
+    for step, event in enumerate(events):
+        if event == "claim":
+            worker = f"w{step}"
+            trial = study.claim(worker, set())
+            if isinstance(trial, Trial):
+                running.append((trial, worker))
+        elif running:
+            trial, worker = running.pop(0)
+            if event == "finish":
+                study.tell(trial, worker, TrialState.COMPLETE, [1.0])
+            elif event == "fail":
+                study.tell(trial, worker, TrialState.FAIL, reason=f"{step}", impossible=False)
+            elif event == "stop":
+                study.put_back(trial, worker)
+            else:
+                with study.lock():
+                    study.put_back_trials_of({worker})
+        finished = study.finished()
+        assert finished + len(running) <= n_trials
+    for trial, worker in running:
+        study.tell(trial, worker, TrialState.PRUNED)
+    if study.rest() is Rest.FAILURES:
+        return
+    run_all(study)
+    trials = study.study.get_trials()
+    counted = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(counted) == n_trials
+    assert max(Counter(t.params["a"] for t in trials).values()) == 1
+
+
+def _hammer(url: str, directory: str, worker: str) -> None:
+    quiet_optuna()
+    study = shared(Path(directory), ["a=range(0,40)"], 40, open_storage(url))
+    while (trial := study.claim(worker, set())) is not Rest.BUDGET:
+        if isinstance(trial, Trial):
+            study.tell(trial, worker, TrialState.COMPLETE, [1.0])
+        else:
+            time.sleep(0.01)
+
+
+def test_processes_share_a_budget_to_the_trial(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    shared(tmp_path, ["a=range(0,40)"], 40, open_storage(url))
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_hammer, args=(url, str(tmp_path), f"w{i}")) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    assert sorted(trial.params["a"] for trial in trials) == list(range(40))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+
+
+def _die_holding_the_lock(url: str, directory: str) -> None:
+    study = shared(Path(directory), ["a=1,2"], 2, open_storage(url))
+    with study.lock():
+        study.study.ask()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_who_dies_holding_the_lock_does_not_keep_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = shared(tmp_path, ["a=1,2"], 2, open_storage(url))
+    spawn = multiprocessing.get_context("spawn")
+    victim = spawn.Process(target=_die_holding_the_lock, args=(url, str(tmp_path)))
+    victim.start()
+    victim.join(60)
+    assert victim.exitcode == -signal.SIGKILL
+    assert run_all(study) == [{"a": 1}, {"a": 2}]
+
+
+def test_another_identity_is_refused_with_the_difference() -> None:
+    study = optuna.create_study()
+    check_identity(study, {"config": {"seed": 0, "data": {"batch_size": 4}}}, force=False)
+    check_identity(study, {"config": {"data": {"batch_size": 4}, "seed": 0}}, force=False)
+    with pytest.raises(SlicewiseError) as refused:
+        check_identity(study, {"config": {"seed": 0, "data": {"batch_size": 8}}}, force=False)
+    assert "config.data.batch_size: was 4, now 8" in str(refused.value)
+    assert "+resume=force" in str(refused.value)
+    check_identity(study, {"config": {"seed": 1}}, force=True)
+    check_identity(study, {"config": {"seed": 1}}, force=False)
+
+
+def test_a_reader_does_not_hold_up_a_writer(tmp_path: Path) -> None:
+    """With a rollback journal, two workers once waited for each other until the end of days."""
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = optuna.create_study(study_name="s", storage=open_storage(url))
+    for _ in range(3):
+        study.ask()
+    reader = sqlite3.connect(tmp_path / "studies.db")
+    rows = reader.execute("SELECT * FROM trials")
+    assert rows.fetchone() is not None
+    started = time.monotonic()
+    study.ask()
+    assert time.monotonic() - started < 10
+    assert len(study.get_trials()) == 4
+    reader.close()

@@ -1,0 +1,58 @@
+"""How far a fit is, said while it runs: progress.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sweep.trial.live import LiveProgress
+from sweep.trial.pulse import PULSE_NAME, Pulse, read_pulse, remove_pulse
+from tests.sweep.conftest import Sweep
+
+
+def test_a_pulse_is_read_as_it_was_written(tmp_path: Path) -> None:
+    pulse = Pulse(3, 10, 0.25, 12.5, 1.5, validating=True)
+    pulse.write(tmp_path)
+    assert read_pulse(tmp_path) == pulse
+    assert [path.name for path in tmp_path.iterdir()] == [PULSE_NAME]
+    remove_pulse(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert read_pulse(tmp_path) is None
+
+
+def test_what_cannot_be_read_or_written_is_no_pulse(tmp_path: Path) -> None:
+    (tmp_path / PULSE_NAME).write_text('{"step": 3')
+    assert read_pulse(tmp_path) is None
+    Pulse(1, None).write(tmp_path / "not there")
+    assert Pulse(1, None).fraction is None
+    assert Pulse(5, 10).fraction == 0.5
+
+
+def test_a_fit_says_how_far_it_is_and_leaves_no_trace(
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[dict[str, object]] = []
+    write = Pulse.write
+
+    def write_and_keep(self: Pulse, directory: Path) -> None:
+        write(self, directory)
+        written.append(json.loads((directory / PULSE_NAME).read_text()))
+
+    monkeypatch.setattr(Pulse, "write", write_and_keep)
+    defaults = LiveProgress.__init__.__defaults__
+    monkeypatch.setattr(LiveProgress.__init__, "__defaults__", (0.0,))
+    assert defaults == (0.5,)
+    assert sweep("-m", "study=a", "seed=0,1") == 0
+    training = [pulse for pulse in written if not pulse["validating"]]
+    assert {pulse["total"] for pulse in written} == {10}
+    assert [pulse["step"] for pulse in training][:3] == [0, 1, 2]
+    assert all(isinstance(p["loss"], float) for p in training if p["step"])
+    assert any(pulse["validating"] for pulse in written)
+    assert not list((folder / "multirun").rglob(f"*{PULSE_NAME}*"))
+
+
+def test_a_fit_that_fails_leaves_none_either(sweep: Sweep, folder: Path) -> None:
+    assert sweep("-m", "study=a", "optimizer.lr=1e30,1e31") == 1
+    assert not list((folder / "multirun").rglob(f"*{PULSE_NAME}*"))

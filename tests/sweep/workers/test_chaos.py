@@ -1,0 +1,72 @@
+"""Thirty trials, ten kills: nothing lost, nothing twice, nothing half done."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweep.study.shared import ATTEMPTS
+from tests.sweep.processes import Program, eventually, signal_process
+
+pytestmark = pytest.mark.slow
+
+TRIALS = 30
+KILLS = 10
+
+
+@pytest.fixture
+def program(folder: Path) -> Iterator[Program]:
+    program = Program(folder)
+    yield program
+    program.end()
+
+
+@pytest.mark.timeout(900)
+def test_whatever_is_killed_thirty_trials_are_thirty_trials(program: Program) -> None:
+    command = (
+        # Forty points for thirty trials, of a second or two.
+        *("student.qkv_layers=0,1", "seed=range(0,20)"),
+        *("data.train_batches=300", "callbacks.resume_point.every_seconds=0.3"),
+        *(f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweeper.n_jobs=2"),
+        # The dice may hit one trial again and again.
+        *("hydra.sweeper.max_retries=100", "hydra.launcher.max_restarts=100"),
+    )
+    chance = random.Random(0)
+    kills: Counter[str] = Counter()
+    sweep = program.start(*command)
+    while kills.total() < KILLS:
+        # From the first trials to the last, wherever in one of them it hits.
+        few = TRIALS // 2 * kills.total() // KILLS
+        eventually(lambda few=few: program.finished() >= few and program.workers(), "a worker")
+        time.sleep(chance.uniform(0.0, 2.0))
+        assert sweep.process.poll() is None, f"it ended after {kills}:\n{sweep.said()}"
+        what = chance.choice(["worker", "worker", "sweep", "all"])
+        if what != "sweep":
+            workers = [sign.pid for _, sign in sorted(program.workers().items())]
+            if not workers:
+                continue
+            for pid in workers if what == "all" else [chance.choice(workers)]:
+                signal_process(pid, signal.SIGKILL)
+        if what != "worker":
+            sweep.send(signal.SIGKILL)
+            sweep.wait()
+            # Its workers may still be there to see the next one.
+            sweep = program.start(*command)
+        kills[what] += 1
+    assert sweep.wait() == 0, sweep.said()
+    assert set(kills) == {"worker", "sweep", "all"}
+    program.assert_complete(TRIALS)
+    retaken = sum(trial.user_attrs.get(ATTEMPTS, 0) for trial in program.trials())
+    resumed = sum(len(program.resumed_from(trial)) for trial in program.trials())
+    print(f"{dict(kills)}; {retaken} trials taken up again, {resumed} from a checkpoint")
+    assert retaken
+    assert resumed
+    eventually(lambda: not program.processes(), "the last process's end", 120)
+    for trial in program.trials():
+        assert "Traceback" not in (program.directory(trial) / "sweep.log").read_text()
