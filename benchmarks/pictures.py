@@ -23,9 +23,9 @@ from rich.text import Text
 
 from slicewise.errors import SlicewiseError
 from sweep.study.plan import find_study
+from sweep.view.picture import picture
 from sweep.view.status import Onlooker, Status
 from sweep.view.summary import REPORT_NAME
-from sweep.watch import picture
 
 ROOT = Path(__file__).resolve().parent.parent
 # Thirty points, of which six learn so fast that their loss is no number.

@@ -13,15 +13,17 @@ from hydra.core.utils import env_override
 from sweep import application
 from sweep.console import exit_code_of
 from sweep.devices import started_by_torchrun
+from sweep.resolvers import register_resolvers
+from sweep.trust import trusted_targets
 
 
 def main() -> int:
-    application.register_resolvers()
+    register_resolvers()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     hydra_main = hydra.main(
         config_path=str(application.config_directory()),
         config_name=application.CONFIG_NAME,
-        execution_whitelist=application.trusted_targets(),
+        execution_whitelist=trusted_targets(),
     )
     try:
         if started_by_torchrun() and os.environ["RANK"] != "0":

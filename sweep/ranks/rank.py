@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sweep import application
+from sweep.loading import no_garbage_collection
 from sweep.ranks.messages import Answer, End, Meeting, Outcome, Place, Question, Stop, Task
+from sweep.resolvers import register_resolvers
 from sweep.trial.active import ActiveTrial, FitFailed, TrialStopped, activated
 from sweep.trial.record import TrialRecord
 
@@ -127,7 +128,7 @@ def main(line: _Line, place: Place) -> None:
         force=True,
     )
     logging.captureWarnings(rank > 0)
-    application.register_resolvers()
+    register_resolvers()
     _meet(line, place)
     while True:
         task = line.next_task()
@@ -152,7 +153,7 @@ def run_share(task: Task, active: ActiveTrial | None) -> Outcome:
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
 
-    with application.no_search_for_garbage():
+    with no_garbage_collection():
         import torch
         from optuna import TrialPruned
 

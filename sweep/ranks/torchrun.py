@@ -27,7 +27,6 @@ from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from slicewise.errors import ArgumentError
-from sweep import application
 from sweep.ranks.messages import (
     End,
     Outcome,
@@ -39,6 +38,7 @@ from sweep.ranks.messages import (
     verdict,
 )
 from sweep.ranks.rank import RankTrial, backend_of, run_share
+from sweep.resolvers import register_resolvers
 from sweep.trial.active import RankDied, active_trial
 from sweep.trial.record import recorded_result
 
@@ -89,7 +89,7 @@ def follow() -> None:
     """Takes part in what rank 0 fits, until it ends; called by all other ranks."""
     logging.basicConfig(level=logging.WARNING, format=f"[rank {os.environ['RANK']}] %(message)s")
     warnings.filterwarnings("ignore")
-    application.register_resolvers()
+    register_resolvers()
     store, rank, _ = _meeting()
     _join(_loaded(store.get(_CONFIG)))
     for number in _numbers:

@@ -19,9 +19,9 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.study.attributes import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
 from sweep.study.plan import Plan, read_plan
 from sweep.study.presence import Sign, read_signs
-from sweep.study.shared import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
 from sweep.trial.record import RECORD_NAME
 from sweep.view.summary import objective_names, ranked
 

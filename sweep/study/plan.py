@@ -13,10 +13,10 @@ from pathlib import Path
 
 import optuna
 
-from sweep.study.shared import DIRECTORY, load_study, quiet_optuna
+from sweep.study.attributes import DIRECTORY, PLAN
+from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import absolute_url, existing_sqlite_file, open_storage
 
-PLAN = "plan"
 DEFAULT_STORAGE = "sqlite:///multirun/studies.db"
 
 

@@ -12,14 +12,12 @@ what the storage holds, so any process can die at any point:
 from __future__ import annotations
 
 import contextlib
-import copy
-import json
 import logging
 import math
 import random
 import time
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,52 +29,25 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slicewise.errors import SlicewiseError
+from sweep.study.attributes import (
+    ATTEMPTS,
+    DIRECTORY,
+    FINISHED,
+    IMPOSSIBLE,
+    REASON,
+    WORKER,
+)
 from sweep.study.space import Point, SearchSpace
 from sweep.study.storage import locked
 
 log = logging.getLogger(__name__)
 
-# Names of user attributes, seen in dashboards too.
-IDENTITY = "slicewise"
-WORKER = "worker"
-ATTEMPTS = "attempts"
-REASON = "reason"
-IMPOSSIBLE = "impossible"
-DIRECTORY = "directory"
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # Draws that may hit a point already taken, before the free points are listed.
 _REDRAWS = 10
 # Impossible points for each trial of the budget, after which the space is taken for empty.
 _IMPOSSIBLE_PER_TRIAL = 10
 # Impossible points in a row with one and the same reason, after which it is no matter of points.
 _SAME_IMPOSSIBLE = 3
-
-
-class LearningStudy(optuna.Study):
-    """Optuna's study, whose sampler also learns from points that cannot be run.
-
-    Samplers look at complete and pruned trials, so one that finds the best students just below a
-    bound would suggest what lies beyond it again and again. Here impossible trials are shown to
-    it as pruned ones without a value: the worst there is.
-    """
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        if states is None or any(state not in states for state in FINISHED):
-            return trials
-        failed = super()._get_trials(deepcopy, (TrialState.FAIL,), use_cache)
-        for trial in failed:
-            if trial.user_attrs.get(IMPOSSIBLE) and trial.params:
-                shown = copy.copy(trial)
-                shown.state = TrialState.PRUNED
-                trials.append(shown)
-        return sorted(trials, key=lambda trial: trial.number)
 
 
 class Rest(Enum):
@@ -379,35 +350,6 @@ class SharedStudy:
         return stored.state is TrialState.RUNNING and stored.user_attrs.get(WORKER) == worker
 
 
-def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -> None:
-    """Refuses to go on with a study that was about something else.
-
-    Args:
-        study: New, or opened again.
-        identity: What the study is about, as nested JSON values.
-        force: Go on all the same, and take the new identity.
-
-    Raises:
-        SlicewiseError: It differs, with each difference.
-    """
-    identity = json.loads(json.dumps(identity))
-    known = study.user_attrs.get(IDENTITY)
-    if known is not None and known != identity and not force:
-        before, now = _flat(known), _flat(identity)
-        differences = [
-            f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-        raise SlicewiseError(
-            f"study={study.study_name} exists and is about something else:\n"
-            + "\n".join(differences)
-            + "\nChoose another study=NAME, or go on all the same with +resume=force"
-        )
-    if known != identity:
-        study.set_user_attr(IDENTITY, identity)
-
-
 def quiet_optuna() -> None:
     """Without Optuna's lines on every study and trial, and its warnings on features we chose.
 
@@ -456,16 +398,3 @@ def load_study(name: str, storage: BaseStorage) -> optuna.Study:
     except (KeyError, OptunaError):
         names = ", ".join(optuna.get_all_study_names(storage)) or "none yet"
         raise SlicewiseError(f"study={name}: there is no such study; there are: {names}") from None
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _shown(flat: dict[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"

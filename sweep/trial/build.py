@@ -23,7 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from slicewise.errors import ArgumentError, SlicewiseError
-from sweep.application import trusted_targets
+from sweep.trust import trusted_targets
 
 # How constructors of torch and Lightning, and Hydra itself, report a wrong value.
 _MISTAKES = (

@@ -7,7 +7,7 @@ import logging
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweep.study.shared import FINISHED, REASON
+from sweep.study.attributes import FINISHED, REASON
 
 log = logging.getLogger(__name__)
 

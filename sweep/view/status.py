@@ -12,9 +12,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.study.attributes import DIRECTORY, FINISHED, WORKER
 from sweep.study.plan import read_plan
 from sweep.study.presence import Census, Sign, process_is_gone, read_signs
-from sweep.study.shared import DIRECTORY, FINISHED, WORKER
 from sweep.trial.pulse import Pulse, read_pulse
 from sweep.view.summary import objective_names, ranked
 
@@ -67,6 +67,11 @@ class Status:
     def finished(self) -> int:
         """Complete and pruned: what counts towards the budget."""
         return sum(self.counts[state] for state in FINISHED)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the budget is met."""
+        return self.n_trials is not None and self.finished >= self.n_trials
 
 
 class Onlooker:

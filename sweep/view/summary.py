@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sweep.study.shared import DIRECTORY, FINISHED, REASON
+from sweep.study.attributes import DIRECTORY, FINISHED, REASON
 
 RESULTS_NAME = "optimization_results.yaml"
 REPORT_NAME = "report.html"

@@ -28,7 +28,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 from hydra.core.hydra_config import HydraConfig
@@ -46,9 +46,11 @@ from hydra.core.utils import (
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydra_plugins.slicewise_hydra.local import LocalLauncher
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.devices import cpu_count, visible_gpus
+
+if TYPE_CHECKING:
+    from hydra_plugins.slicewise_hydra.local import LocalLauncher
 
 log = logging.getLogger(__name__)
 

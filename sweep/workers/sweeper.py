@@ -23,7 +23,7 @@ from typing import Any
 import optuna
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
@@ -32,42 +32,21 @@ from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
 from sweep.ranks.messages import devices_per_node
 from sweep.report import load_drawing, write_report
+from sweep.study.attributes import REASON
+from sweep.study.identity import check_identity, identity_of
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
-from sweep.study.shared import (
-    REASON,
-    Budget,
-    Rest,
-    SharedStudy,
-    check_identity,
-    open_study,
-    quiet_optuna,
-)
+from sweep.study.samplers import new_pruner, new_sampler
+from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import CustomSearchSpace, SearchSpace, override_text
 from sweep.study.storage import absolute_url, open_storage
 from sweep.trial.record import RECORD_NAME
+from sweep.view.picture import onlooking
 from sweep.view.summary import save_results, show_study
-from sweep.watch import onlooking
 from sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# What must stay the same over the whole study: top-level keys of the configuration.
-_IDENTITY_KEYS = (
-    "teacher",
-    "student",
-    "data",
-    "optimizer",
-    "scheduler",
-    "trainer",
-    "objective",
-    "seed",
-)
-# Of the trainer, what may change from one resume to the next: where it runs, what it shows. Not
-# the number of devices: each adds its batch to every step.
-_PLACEMENT_KEYS = ("accelerator", "strategy", "enable_progress_bar")
-# Of the data, where its targets are kept.
-_CACHE_KEYS = ("cache", "cache_limit")
 _RESUME_KEY = "+resume"
 # Launchers whose worker, if it is one, has the terminal; whose workers, if several, print to files.
 _ON_TERMINAL = ("basic", "local")
@@ -136,13 +115,13 @@ def sweep(
         _at_least("max_retries", max_retries, 0),
         None if timeout is None else time.time() + timeout,
     )
-    make_sampler = functools.partial(_sampler, _plain(sampler), space, n_trials)
-    make_pruner = functools.partial(_pruner, _plain(pruner))
+    make_sampler = functools.partial(new_sampler, _plain(sampler), space, n_trials)
+    make_pruner = functools.partial(new_pruner, _plain(pruner))
 
     opened = open_storage(url)
     study = open_study(name, opened, make_sampler(), make_pruner(), _directions(direction))
     _check_folder(study, directory)
-    check_identity(study, _identity(config, space), force)
+    check_identity(study, identity_of(config, space), force)
     metrics = OmegaConf.select(config, "objective.metrics")
     if metrics is not None and len(metrics) == len(study.directions):
         study.set_metric_names(list(metrics))
@@ -292,66 +271,6 @@ def _pinned(space: SearchSpace, name: str, directory: Path, config: DictConfig) 
         fixed["study"] = override_text(name)
     fixed["hydra.sweep.dir"] = override_text(str(directory))
     return dataclasses.replace(space, fixed=fixed)
-
-
-def _identity(config: DictConfig, space: SearchSpace) -> dict[str, Any]:
-    """What the study is about: its space, and the configuration that all trials share."""
-    shared: dict[str, Any] = {}
-    for key in _IDENTITY_KEYS:
-        if key in config and key not in space.dimensions:
-            node = config[key]
-            plain = (
-                OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-            )
-            shared[key] = plain
-    for key in _PLACEMENT_KEYS:
-        shared.get("trainer", {}).pop(key, None)
-    for key in _CACHE_KEYS:
-        shared.get("data", {}).pop(key, None)
-    for key in space.dimensions:
-        group, _, rest = key.lstrip("+").partition(".")
-        _remove(shared.get(group), rest)
-    return {"space": space.describe(), "config": shared}
-
-
-def _remove(tree: Any, key: str) -> None:
-    """Removes a dotted key, where it is."""
-    *above, last = key.split(".")
-    for part in above:
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    if isinstance(tree, dict):
-        tree.pop(last, None)
-
-
-def _sampler(
-    node: dict[str, Any], space: SearchSpace, n_trials: int
-) -> optuna.samplers.BaseSampler:
-    """The sampler, made anew in each worker.
-
-    A grid is what a finite space gets anyway; one larger than the budget is drawn from at random,
-    as the official sweeper's grid is.
-    """
-    whitelist = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-    sampler: Any = instantiate(node, _execution_whitelist_=whitelist)
-    if isinstance(sampler, functools.partial):
-        if space.size() == float("inf"):
-            endless = [key for key, d in space.dimensions.items() if d.values() is None]
-            raise ArgumentError(
-                "hydra/sweeper/sampler",
-                "grid",
-                "tpe, random, ... for a space without end "
-                f"({', '.join(endless) or 'custom_search_space'})",
-            )
-        return optuna.samplers.RandomSampler(seed=node.get("seed"))
-    assert isinstance(sampler, optuna.samplers.BaseSampler)
-    return sampler
-
-
-def _pruner(node: dict[str, Any]) -> optuna.pruners.BasePruner:
-    pruner: optuna.pruners.BasePruner = instantiate(
-        node, _execution_whitelist_=("optuna.pruners.*",)
-    )
-    return pruner
 
 
 def _class_name(node: DictConfig) -> str:

@@ -12,9 +12,6 @@ import functools
 import logging
 import os
 import secrets
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,33 +25,23 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
 from slicewise.errors import SlicewiseError
 from sweep.devices import started_by_torchrun
 from sweep.study.compose import TrialComposer
-from sweep.study.presence import (
-    SWEEP_BEAT_SECONDS,
-    Census,
-    Presence,
-    own_sign,
-    process_is_gone,
-    process_is_here,
-    read_signs,
-)
-from sweep.study.shared import WORKER, Budget, LearningStudy, Rest, SharedStudy, quiet_optuna
+from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign
+from sweep.study.samplers import LearningStudy
+from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.storage import open_storage
 from sweep.trial.active import ActiveTrial, FitFailed, RankDied, TrialStopped, activated
+from sweep.workers.lookout import Lookout
+from sweep.workers.signals import stop_on_signals
 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.5
-# How long a worker may take to stop whose sweep has ended: within ten seconds all is quiet.
-_ORPHAN_SECONDS = 6.0
-# Signals of a dying parent's threads came within 5 ms on a busy machine; nobody types as fast.
-_AT_ONCE_SECONDS = 0.3
 
 
 @dataclass
@@ -103,15 +90,15 @@ class Worker:
         storage = open_storage(self.storage) if _is_url(self.storage) else self.storage
         study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
         shared = SharedStudy(study, storage, self.directory, self.space, self.budget, self.config)
-        watch = _Watch(study, storage, name, self.sweep, self.heartbeat)
+        watch = Lookout(study, storage, name, self.sweep, self.heartbeat)
         sign = own_sign(self.sweep)
         presence = Presence(
             study, "worker", name, sign, self.heartbeat, watch.look, SWEEP_BEAT_SECONDS
         )
-        with _stop_on_signals(watch.stop), presence:
+        with stop_on_signals(watch.stop), presence:
             return self._work(name, shared, watch)
 
-    def _work(self, name: str, shared: SharedStudy, watch: _Watch) -> dict[str, Any]:
+    def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
         composer = TrialComposer(self.config, self.hydra_context, self.space)
         ran = 0
         while not watch.stop.is_set():
@@ -131,7 +118,7 @@ class Worker:
         trial: Trial,
         name: str,
         shared: SharedStudy,
-        watch: _Watch,
+        watch: Lookout,
         composer: TrialComposer,
     ) -> None:
         """Runs one trial to whatever end, and tells the study."""
@@ -215,104 +202,6 @@ class _Outcome:
     values: list[float] | None = None
     reason: str | None = None
     impossible: bool = False
-
-
-class _Watch:
-    """Looks after the study while trials run: is the sweep there, who died, is our trial ours?"""
-
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        name: str,
-        sweep: str,
-        heartbeat: float,
-    ) -> None:
-        self.stop = threading.Event()
-        self._study = study
-        self._storage = storage
-        self._name = name
-        self._sweep = sweep
-        self._workers = Census(heartbeat)
-        self._sweeps = Census(SWEEP_BEAT_SECONDS)
-        self._dead: set[str] = set()
-        self._orphaned: float | None = None
-        self._active: ActiveTrial | None = None
-
-    def look(self) -> None:
-        """One round."""
-        self._dead = self._workers.dead(read_signs(self._study, "worker"))
-        sweeps = read_signs(self._study, "sweep")
-        dead_sweeps = self._sweeps.dead(sweeps)
-        sweep = sweeps[self._sweep]
-        # A process of this machine is seen to live, even if it is too busy to show itself, or
-        # suspended by Ctrl-Z.
-        lives = sweep.state == "alive" and process_is_here(sweep)
-        if sweep.stop or (self._sweep in dead_sweeps and not lives):
-            if self._orphaned is None:
-                self._orphaned = time.monotonic()
-                log.warning("The sweep has ended; this worker stops")
-            self.stop.set()
-            if time.monotonic() - self._orphaned > _ORPHAN_SECONDS:
-                # Between two batches lies a long validation, or an import: its trial is put back
-                # as that of any dead worker.
-                log.warning("No batch has ended since; this worker ends")
-                logging.shutdown()
-                os._exit(1)
-        active = self._active
-        if active is not None:
-            stored = self._storage.get_trial(active.trial._trial_id)
-            if stored.user_attrs.get(WORKER) != self._name:
-                active.abandoned.set()
-
-    def dead_workers(self) -> set[str]:
-        """Workers that no longer live; those of this machine as of this moment."""
-        signs = read_signs(self._study, "worker")
-        gone = {
-            name for name, sign in signs.items() if sign.state != "alive" or process_is_gone(sign)
-        }
-        return (self._dead | gone) - {self._name}
-
-    @contextlib.contextmanager
-    def over(self, active: ActiveTrial) -> Iterator[None]:
-        """Watches over one trial."""
-        self._active = active
-        try:
-            yield
-        finally:
-            self._active = None
-
-
-@contextlib.contextmanager
-def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and a polite kill stop at the next batch; the same once more stops at once.
-
-    One of each is no impatience: a cluster asks all processes of a job to end, and then the
-    launcher asks its workers. Nor is the same at once: the kernel tells a process that its parent
-    has died once for each of the parent's threads.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    received: dict[int, float] = {}
-
-    def handle(number: int, frame: Any) -> None:
-        if number in received:
-            if time.monotonic() - received[number] < _AT_ONCE_SECONDS:
-                return
-            raise KeyboardInterrupt
-        received[number] = time.monotonic()
-        stop.set()
-        # print() must not be entered where the signal may have interrupted it.
-        os.write(1, b"\nStopping at the next batch ...\n")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise import load_student
+from sweep.study.attributes import WORKER
 from sweep.study.presence import Sign, process_is_gone, read_signs
-from sweep.study.shared import WORKER
 from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults

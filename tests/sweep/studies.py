@@ -13,8 +13,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweep.study.attributes import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
 from sweep.study.plan import Plan, write_plan
-from sweep.study.shared import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER, quiet_optuna
+from sweep.study.shared import quiet_optuna
 from sweep.study.storage import open_storage
 from sweep.trial.provenance import package_versions
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from slicewise import load_student
 from sweep.console import MISTAKE
-from sweep.study.shared import IMPOSSIBLE, REASON
+from sweep.study.attributes import IMPOSSIBLE, REASON
 from tests.sweep.conftest import Sweep
 
 Record = Callable[[str], dict[str, Any]]

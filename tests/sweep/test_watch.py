@@ -14,12 +14,13 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from sweep.study.attributes import DIRECTORY, WORKER
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import own_sign, write_sign
-from sweep.study.shared import DIRECTORY, WORKER
 from sweep.trial.pulse import Pulse
+from sweep.view.picture import onlooking, picture, shown_live
 from sweep.view.status import Onlooker, Status
-from sweep.watch import main, onlooking, picture, shown_live
+from sweep.watch import main
 from tests.sweep.processes import Program, eventually
 from tests.sweep.studies import make_study
 

@@ -21,7 +21,7 @@ from slicewise.data.noise import noise_batch
 from sweep import application
 from sweep.console import INTERRUPTED, MISTAKE
 from sweep.ranks import gang
-from sweep.study.shared import ATTEMPTS, REASON
+from sweep.study.attributes import ATTEMPTS, REASON
 from sweep.trial.build import build
 from sweep.trial.fit import build_student
 from tests.sweep import faults

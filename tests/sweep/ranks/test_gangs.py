@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweep.console import INTERRUPTED
-from sweep.study.shared import WORKER
+from sweep.study.attributes import WORKER
 from tests.sweep import faults
 from tests.sweep.processes import Program, eventually, signal_process
 from tests.sweep.ranks.test_gang import TWO_RANKS

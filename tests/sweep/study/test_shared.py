@@ -19,15 +19,9 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState
 
 from slicewise.errors import SlicewiseError
-from sweep.study.shared import (
-    Budget,
-    LearningStudy,
-    Rest,
-    SharedStudy,
-    check_identity,
-    open_study,
-    quiet_optuna,
-)
+from sweep.study.identity import check_identity
+from sweep.study.samplers import LearningStudy
+from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.storage import open_storage
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.study.shared import ATTEMPTS
+from sweep.study.attributes import ATTEMPTS
 from tests.sweep.processes import Program, eventually, signal_process
 
 pytestmark = pytest.mark.slow

@@ -20,8 +20,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.console import INTERRUPTED
+from sweep.study.attributes import ATTEMPTS, REASON, WORKER
 from sweep.study.presence import SILENT_ROUNDS, SWEEP_BEAT_SECONDS
-from sweep.study.shared import ATTEMPTS, REASON, WORKER
 from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults

@@ -1,0 +1,94 @@
+"""Looks after the study beside a worker's trials: does the sweep live, who has died."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import optuna
+from optuna.storages import BaseStorage
+
+from sweep.study.attributes import WORKER
+from sweep.study.presence import (
+    SWEEP_BEAT_SECONDS,
+    Census,
+    process_is_gone,
+    process_is_here,
+    read_signs,
+)
+from sweep.trial.active import ActiveTrial
+
+log = logging.getLogger(__name__)
+
+# How long a worker may take to stop whose sweep has ended: within ten seconds all is quiet.
+_ORPHAN_SECONDS = 6.0
+
+
+class Lookout:
+    """Looks after the study while trials run: is the sweep there, who died, is our trial ours?"""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        name: str,
+        sweep: str,
+        heartbeat: float,
+    ) -> None:
+        self.stop = threading.Event()
+        self._study = study
+        self._storage = storage
+        self._name = name
+        self._sweep = sweep
+        self._workers = Census(heartbeat)
+        self._sweeps = Census(SWEEP_BEAT_SECONDS)
+        self._dead: set[str] = set()
+        self._orphaned: float | None = None
+        self._active: ActiveTrial | None = None
+
+    def look(self) -> None:
+        """One round."""
+        self._dead = self._workers.dead(read_signs(self._study, "worker"))
+        sweeps = read_signs(self._study, "sweep")
+        dead_sweeps = self._sweeps.dead(sweeps)
+        sweep = sweeps[self._sweep]
+        # A process of this machine is seen to live, even if it is too busy to show itself, or
+        # suspended by Ctrl-Z.
+        lives = sweep.state == "alive" and process_is_here(sweep)
+        if sweep.stop or (self._sweep in dead_sweeps and not lives):
+            if self._orphaned is None:
+                self._orphaned = time.monotonic()
+                log.warning("The sweep has ended; this worker stops")
+            self.stop.set()
+            if time.monotonic() - self._orphaned > _ORPHAN_SECONDS:
+                # Between two batches lies a long validation, or an import: its trial is put back
+                # as that of any dead worker.
+                log.warning("No batch has ended since; this worker ends")
+                logging.shutdown()
+                os._exit(1)
+        active = self._active
+        if active is not None:
+            stored = self._storage.get_trial(active.trial._trial_id)
+            if stored.user_attrs.get(WORKER) != self._name:
+                active.abandoned.set()
+
+    def dead_workers(self) -> set[str]:
+        """Workers that no longer live; those of this machine as of this moment."""
+        signs = read_signs(self._study, "worker")
+        gone = {
+            name for name, sign in signs.items() if sign.state != "alive" or process_is_gone(sign)
+        }
+        return (self._dead | gone) - {self._name}
+
+    @contextlib.contextmanager
+    def over(self, active: ActiveTrial) -> Iterator[None]:
+        """Watches over one trial."""
+        self._active = active
+        try:
+            yield
+        finally:
+            self._active = None

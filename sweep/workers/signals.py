@@ -1,0 +1,46 @@
+"""Ctrl-C and a polite kill, as a worker understands them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+# Signals of a dying parent's threads came within 5 ms on a busy machine; nobody types as fast.
+_AT_ONCE_SECONDS = 0.3
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and a polite kill stop at the next batch; the same once more stops at once.
+
+    One of each is no impatience: a cluster asks all processes of a job to end, and then the
+    launcher asks its workers. Nor is the same at once: the kernel tells a process that its parent
+    has died once for each of the parent's threads.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    received: dict[int, float] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        if number in received:
+            if time.monotonic() - received[number] < _AT_ONCE_SECONDS:
+                return
+            raise KeyboardInterrupt
+        received[number] = time.monotonic()
+        stop.set()
+        # print() must not be entered where the signal may have interrupted it.
+        os.write(1, b"\nStopping at the next batch ...\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
