@@ -39,17 +39,14 @@ def run(config: DictConfig) -> Any:
     Returns:
         What the objective asks for.
     """
-    from sweep.ranks.messages import number_of_ranks
+    from sweep.ranks.placement import Placement
+    from sweep.trial.run import run_trial
 
     if started_by_torchrun():
-        from sweep.ranks import torchrun
-
-        return torchrun.run_trial(config)
-    if number_of_ranks(config) > 1:
-        from sweep.ranks import gang
-
-        return gang.run_trial(config)
-    with no_garbage_collection():
-        from sweep.trial.fit import run_trial
-
-    return run_trial(config)
+        from sweep.ranks.torchrun import fit
+    elif Placement.of(config).world_size > 1:
+        from sweep.ranks.gang import fit
+    else:
+        with no_garbage_collection():
+            from sweep.trial.fit import fit
+    return run_trial(config, fit)

@@ -19,31 +19,17 @@ import time
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
 from sweep.devices import cpu_count
-from sweep.ranks.messages import (
-    Answer,
-    End,
-    Meeting,
-    Outcome,
-    Place,
-    Question,
-    Stop,
-    Task,
-    check_num_nodes,
-    in_step,
-    number_of_ranks,
-    raise_or_return,
-    rank_timeout,
-    verdict,
-)
-from sweep.trial.active import ActiveTrial, RankDied, active_trial
-from sweep.trial.record import recorded_result
+from sweep.ranks.messages import Answer, Meeting, Place, Question, Stop
+from sweep.ranks.placement import Placement
+from sweep.ranks.verdict import in_step, verdict
+from sweep.trial.active import ActiveTrial
+from sweep.trial.outcome import End, Outcome, RankDied
+from sweep.trial.record import TrialRecord
+from sweep.trial.run import Share
+from sweep.trial.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -58,64 +44,49 @@ _SECONDS_TO_LEAVE = 5.0
 _current: Gang | None = None
 
 
-def run_trial(config: DictConfig) -> float | tuple[float, ...]:
-    """Fits one student on several ranks, in Hydra's output directory; see `sweep.trial.fit`.
+def fit(task: Task, active: ActiveTrial | None) -> Share:
+    """Fits one student on several ranks of this machine; see `sweep.trial.fit`.
 
     Raises:
-        RankDied: A rank is gone, or the ranks lost each other; the trial can be continued.
-        Exception: As `sweep.trial.fit.run_trial`.
+        ArgumentError: Where they shall run is not allowed.
     """
-    check_num_nodes(config)
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    active = active_trial()
-    result = recorded_result(directory, active)
-    if result is not None:
-        return result
-    outcome = _gang_for(config).run(_task(config, active), active)
-    if outcome.end is not End.STOPPED and not (active is not None and active.is_lost()):
-        outcome.record.conclude(directory)
-    if active is not None:
-        active.attributes |= outcome.record.attributes()
-    return raise_or_return(outcome)
+    placement = Placement.of(task.config)
+    placement.check_num_nodes()
+    try:
+        return _gang_for(placement).run(task, active)
+    except RankDied as death:
+        return Share(Outcome.of(death), TrialRecord.begin(task, 0))
 
 
 class Gang:
     """Rank processes on this machine, in step with each other.
 
     Args:
-        accelerator: Lightning's word for their devices.
-        world_size: How many.
-        timeout: Seconds that a rank may wait for the others.
+        placement: On what, how many, and how long one may wait for the others.
     """
 
-    def __init__(self, accelerator: str, world_size: int, timeout: float) -> None:
-        self.accelerator = accelerator
-        self.world_size = world_size
-        self.timeout = timeout
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.world_size = placement.world_size
         self._ranks: list[_RankProcess] = []
 
-    def serves(self, accelerator: str, world_size: int, timeout: float) -> bool:
-        """Whether it is what such a trial needs."""
-        wanted = (accelerator, world_size, timeout)
-        return (self.accelerator, self.world_size, self.timeout) == wanted
-
-    def run(self, task: Task, active: ActiveTrial | None) -> Outcome:
+    def run(self, task: Task, active: ActiveTrial | None) -> Share:
         """Has all ranks run a task, and waits for them.
 
         Raises:
             RankDied: A rank is gone, or the ranks lost each other. All have been ended.
         """
-        outcomes: dict[int, Outcome] = {}
+        shares: dict[int, Share] = {}
         try:
             self.start()
             for rank in self._ranks:
                 rank.say(task)
-            self._collect(outcomes, active)
-            decided = verdict(outcomes, self.world_size)
+            self._collect(shares, active)
+            decided = verdict(shares, self.world_size)
         except BaseException:
             self.end()
             raise
-        if not (len(outcomes) == self.world_size and in_step(outcomes.values())):
+        if not (len(shares) == self.world_size and in_step(shares.values())):
             self.end()
         return decided
 
@@ -125,7 +96,9 @@ class Gang:
             return
         log.info("Starting %d ranks", self.world_size)
         for number in range(self.world_size):
-            place = Place(number, self.world_size, self.accelerator, self.timeout)
+            place = Place(
+                number, self.world_size, self.placement.accelerator, self.placement.timeout
+            )
             self._ranks.append(_RankProcess(place))
         deadline = time.monotonic() + _SECONDS_TO_START
         first, *others = self._ranks
@@ -150,16 +123,16 @@ class Gang:
                 rank.process.wait(_SECONDS_TO_LEAVE)
         self.end()
 
-    def _collect(self, outcomes: dict[int, Outcome], active: ActiveTrial | None) -> None:
-        """Waits for the outcomes of all ranks, as long as that has a point."""
+    def _collect(self, shares: dict[int, Share], active: ActiveTrial | None) -> None:
+        """Waits for the shares of all ranks, as long as that has a point."""
         deadline = float("inf")
         told = False
-        while len(outcomes) < self.world_size and time.monotonic() < deadline:
+        while len(shares) < self.world_size and time.monotonic() < deadline:
             for rank in self._speaking(_LOOK_SECONDS):
                 try:
                     message = rank.hear()
                 except RankDied:
-                    if any(outcome.end is End.RAISED for outcome in outcomes.values()):
+                    if any(share.outcome.end is End.CRASHED for share in shares.values()):
                         # It died of what another has told us.
                         return
                     raise
@@ -169,10 +142,10 @@ class Gang:
                     assert active is not None
                     answer = getattr(active, message.method)(*message.arguments)
                     rank.say(Answer(answer))
-                elif isinstance(message, Outcome):
-                    outcomes[rank.number] = message
-                    failed = message.end in (End.RAISED, End.LOST_CONTACT)
-                    patience = _SECONDS_TO_FAIL_TOO if failed else self.timeout
+                elif isinstance(message, Share):
+                    shares[rank.number] = message
+                    failed = message.outcome.end in (End.CRASHED, End.LOST)
+                    patience = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
                     deadline = min(deadline, time.monotonic() + patience)
             if active is not None and active.stop.is_set() and not told:
                 self._ranks[0].say(Stop())
@@ -263,14 +236,12 @@ class _RankProcess:
         }
 
 
-def _gang_for(config: DictConfig) -> Gang:
+def _gang_for(placement: Placement) -> Gang:
     """The gang of this process: the one that ran the last trial, if it fits."""
     global _current
-    accelerator = str(OmegaConf.select(config, "trainer.accelerator", default="auto"))
-    wanted = (accelerator, number_of_ranks(config), rank_timeout(config))
-    if _current is None or not _current.serves(*wanted):
+    if _current is None or _current.placement != placement:
         disband()
-        _current = Gang(*wanted)
+        _current = Gang(placement)
     return _current
 
 
@@ -281,8 +252,3 @@ def disband() -> None:
     if _current is not None:
         _current.leave()
     _current = None
-
-
-def _task(config: DictConfig, active: ActiveTrial | None) -> Task:
-    params = None if active is None else dict(active.params)
-    return Task(config, HydraConfig.get(), params, 0 if active is None else active.number)

@@ -6,6 +6,7 @@ It lives as long as the gang: what it loads or compiles for one trial, the next 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -15,14 +16,15 @@ import threading
 from datetime import timedelta
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from sweep.loading import no_garbage_collection
-from sweep.ranks.messages import Answer, End, Meeting, Outcome, Place, Question, Stop, Task
+from sweep.ranks.messages import Answer, Meeting, Place, Question, Stop
 from sweep.resolvers import register_resolvers
-from sweep.trial.active import ActiveTrial, FitFailed, TrialStopped, activated
-from sweep.trial.record import TrialRecord
+from sweep.trial.active import ActiveTrial, activated
+from sweep.trial.outcome import End
+from sweep.trial.run import Share
+from sweep.trial.task import Task
 
 
 class RankTrial(ActiveTrial):
@@ -140,60 +142,28 @@ def main(line: _Line, place: Place) -> None:
         line.say(run_share(task, active))
 
 
-def run_share(task: Task, active: ActiveTrial | None) -> Outcome:
+def run_share(task: Task, active: ActiveTrial | None) -> Share:
     """Runs this rank's share of a trial, to whatever end.
 
     Args:
         task: Which trial.
         active: The same in its study, None for a single fit.
     """
-    import contextlib
-
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
 
     with no_garbage_collection():
-        import torch
-        from optuna import TrialPruned
-
-        from slicewise.errors import SlicewiseError
         from sweep.trial.fit import fit
 
     setup_globals()
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": task.hydra}))
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    record = TrialRecord.begin(task.config, active, torch.get_num_threads())
-    try:
-        with activated(active) if active is not None else contextlib.nullcontext():
-            fit(task.config, record, directory, active)
-        return Outcome(End.COMPLETE, "", record)
-    except TrialStopped as stop:
-        return Outcome(End.STOPPED, str(stop), record)
-    except TrialPruned as pruned:
-        return Outcome(End.PRUNED, str(pruned), record)
-    except FitFailed as failure:
-        return Outcome(End.FAILED, str(failure), record)
-    except SlicewiseError as mistake:
-        return Outcome(End.IMPOSSIBLE, str(mistake), record)
-    except (Exception, SystemExit) as error:
-        if _is_lost_contact(error):
-            return Outcome(End.LOST_CONTACT, str(error).splitlines()[0], record)
-        if isinstance(error, SystemExit):
-            record.state, record.reason = "FAIL", f"SystemExit: {error}"
-        logging.getLogger(__name__).exception("The fit failed")
-        return Outcome(End.RAISED, str(record.reason), record)
-
-
-def _is_lost_contact(error: BaseException) -> bool:
-    """Whether a collective failed because of another rank."""
-    from torch.distributed import DistError
-
-    # torch wraps what NCCL reports; what gloo does comes as it is, with the name of its file.
-    return isinstance(error, DistError) or (
-        isinstance(error, RuntimeError)
-        and any(sign in str(error) for sign in ("gloo", "NCCL", "Connection closed by peer"))
-    )
+    with activated(active) if active is not None else contextlib.nullcontext():
+        share = fit(task, active)
+    if share.outcome.end is End.CRASHED:
+        # Its traceback does not travel.
+        logging.getLogger(__name__).error("The fit failed", exc_info=share.outcome.error)
+    return share
 
 
 def _meet(line: _Line, place: Place) -> None:

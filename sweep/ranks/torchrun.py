@@ -17,30 +17,22 @@ import os
 import pickle
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import distributed
 from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from slicewise.errors import ArgumentError
-from sweep.ranks.messages import (
-    End,
-    Outcome,
-    Task,
-    devices_per_node,
-    number_of_ranks,
-    raise_or_return,
-    rank_timeout,
-    verdict,
-)
+from sweep.ranks.placement import Placement
 from sweep.ranks.rank import RankTrial, backend_of, run_share
+from sweep.ranks.verdict import verdict
 from sweep.resolvers import register_resolvers
-from sweep.trial.active import RankDied, active_trial
-from sweep.trial.record import recorded_result
+from sweep.trial.active import ActiveTrial
+from sweep.trial.outcome import End, Outcome, RankDied
+from sweep.trial.run import Share
+from sweep.trial.task import Task
 
 # Between two trials the others wait for rank 0, which may have to wait for other workers.
 _IDLE = timedelta(days=30)
@@ -48,41 +40,32 @@ _CONFIG = "config"
 _numbers = itertools.count()
 
 
-def run_trial(config: DictConfig) -> float | tuple[float, ...]:
-    """Fits one student on all ranks, in Hydra's output directory; called by rank 0.
+def fit(task: Task, active: ActiveTrial | None) -> Share:
+    """Fits one student on all ranks; called by rank 0; see `sweep.trial.fit`.
 
     Raises:
-        RankDied: The ranks lost each other.
-        Exception: As `sweep.trial.fit.run_trial`.
+        ArgumentError: The ranks are not those that the trainer asks for.
     """
-    _check_world_size(config)
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    active = active_trial()
-    result = recorded_result(directory, active)
-    if result is not None:
-        return result
-    _join(config)
-    params = None if active is None else dict(active.params)
-    task = Task(config, HydraConfig.get(), params, 0 if active is None else active.number)
+    placement = Placement.of(task.config)
+    _check_world_size(placement)
+    _join(task.config)
     name = f"trial/{next(_numbers)}"
     store, _, world_size = _meeting()
     store.set(name, _dumped(task))
-    own = run_share(task, active)
+    shares = {0: run_share(task, active)}
     others = {rank: f"{name}/{rank}" for rank in range(1, world_size)}
     with contextlib.suppress(distributed.DistStoreError):
-        store.wait(list(others.values()), timedelta(seconds=rank_timeout(config)))
-    outcomes: dict[int, Outcome] = {0: own}
+        store.wait(list(others.values()), timedelta(seconds=placement.timeout))
     for rank, key in others.items():
         if store.check([key]):
-            outcomes[rank] = _loaded(store.get(key))
-    decided = verdict(outcomes, world_size)
-    if decided.end is End.RAISED and len(outcomes) < world_size:
-        raise RankDied(decided.reason)
-    if decided.end is not End.STOPPED and not (active is not None and active.is_lost()):
-        decided.record.conclude(directory)
-    if active is not None:
-        active.attributes |= decided.record.attributes()
-    return raise_or_return(decided)
+            shares[rank] = _loaded(store.get(key))
+    try:
+        decided = verdict(shares, world_size)
+        if decided.outcome.end is End.CRASHED and len(shares) < world_size:
+            raise RankDied(decided.outcome.reason)
+    except RankDied as death:
+        return Share(Outcome.of(death), shares[0].record)
+    return decided
 
 
 def follow() -> None:
@@ -110,13 +93,13 @@ def _join(config: DictConfig) -> None:
     if rank == 0:
         store.set(_CONFIG, _dumped(config))
         atexit.register(_dismiss)
-    accelerator = str(OmegaConf.select(config, "trainer.accelerator", default="auto"))
+    placement = Placement.of(config)
     distributed.init_process_group(
-        backend_of(accelerator),
+        backend_of(placement.accelerator),
         store=store,
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=rank_timeout(config)),
+        timeout=timedelta(seconds=placement.timeout),
     )
 
 
@@ -142,13 +125,13 @@ def _loaded(text: bytes) -> Any:
     return pickle.loads(base64.b64decode(text))
 
 
-def _check_world_size(config: DictConfig) -> None:
-    started, wanted = int(os.environ["WORLD_SIZE"]), number_of_ranks(config)
-    if started != wanted:
-        nodes = OmegaConf.select(config, "trainer.num_nodes", default=1)
+def _check_world_size(placement: Placement) -> None:
+    started = int(os.environ["WORLD_SIZE"])
+    if started != placement.world_size:
         raise ArgumentError(
             "trainer.devices",
-            f"{devices_per_node(config)} (on trainer.num_nodes={nodes})",
+            f"{placement.devices} (on trainer.num_nodes={placement.num_nodes})",
             f"what torchrun has started: {started} ranks in all",
-            f"torchrun --nnodes={nodes} --nproc-per-node={devices_per_node(config)} -m sweep ...",
+            f"torchrun --nnodes={placement.num_nodes} --nproc-per-node={placement.devices} "
+            "-m sweep ...",
         )

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 
+from slicewise.atomic import write_atomically
 from slicewise.errors import SlicewiseError
 from sweep.study.plan import DEFAULT_STORAGE
 from sweep.view.summary import REPORT_NAME
@@ -48,9 +48,7 @@ def write_report(
     material = read_material(study, directory.absolute(), storage_url)
     text = page(material, draw(material))
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{REPORT_NAME}.{os.getpid()}"
-    unfinished.write_text(text)
-    return unfinished.replace(directory / REPORT_NAME)
+    return write_atomically(directory / REPORT_NAME, text)
 
 
 def write_pictures(study: optuna.Study, directory: Path, folder: Path) -> list[Path]:

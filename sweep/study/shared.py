@@ -39,6 +39,7 @@ from sweep.study.attributes import (
 )
 from sweep.study.space import Point, SearchSpace
 from sweep.study.storage import locked
+from sweep.trial.outcome import End, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -225,20 +226,14 @@ class SharedStudy:
         self,
         trial: Trial,
         worker: str,
-        state: TrialState,
-        values: Sequence[float] | None = None,
-        reason: str | None = None,
-        impossible: bool = False,
+        outcome: Outcome,
     ) -> bool:
         """Finishes a trial.
 
         Args:
             trial: What `claim` gave.
             worker: Who was given it.
-            state: COMPLETE, PRUNED or FAIL.
-            values: With COMPLETE, one for each direction.
-            reason: Why it failed or was pruned.
-            impossible: The point cannot be run at all, and nothing was tried.
+            outcome: How it ended; a final one.
 
         Returns:
             False where the trial has meanwhile been given to someone else: then nothing is told.
@@ -247,12 +242,12 @@ class SharedStudy:
             if not self._belongs(trial, worker):
                 log.warning("Trial %d belongs to another worker by now", trial.number)
                 return False
-            if impossible:
+            if outcome.end is End.IMPOSSIBLE:
                 trial.set_user_attr(IMPOSSIBLE, True)
-            if reason is not None:
-                trial.set_user_attr(REASON, reason)
+            if outcome.reason:
+                trial.set_user_attr(REASON, outcome.reason)
             try:
-                self.study.tell(trial, values, state)
+                self.study.tell(trial, outcome.values or None, outcome.end.state)
             except ValueError as error:
                 trial.set_user_attr(REASON, str(error))
                 self.study.tell(trial, state=TrialState.FAIL)

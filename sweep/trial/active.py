@@ -9,21 +9,7 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from slicewise.errors import SlicewiseError
-
-LOST = "it has been given to another worker"
-
-
-class TrialStopped(Exception):
-    """The trial was asked to stop before its end; it will be taken up again."""
-
-
-class FitFailed(Exception):
-    """The fit came to nothing, and would again."""
-
-
-class RankDied(SlicewiseError):
-    """A rank of the fit is gone, or no longer answers; the trial can be continued."""
+from sweep.trial.outcome import TrialLost
 
 
 class ActiveTrial:
@@ -68,10 +54,10 @@ class ActiveTrial:
         A worker that was taken for dead, and was not, learns it here at the latest.
 
         Raises:
-            TrialStopped: The trial has been given to another worker.
+            TrialLost: The trial has been given to another worker.
         """
         if self.is_lost():
-            raise TrialStopped(LOST)
+            raise TrialLost
 
     def is_lost(self) -> bool:
         """Whether the trial has been given to another worker, as the storage knows now."""

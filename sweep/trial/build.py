@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, cast
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.trial.renamed import current_name
 from sweep.trust import trusted_targets
 
 # How constructors of torch and Lightning, and Hydra itself, report a wrong value.
@@ -36,7 +37,10 @@ _MISTAKES = (
 
 
 def build(
-    group: str, node: DictConfig, offered: Mapping[str, Any] | None = None, **arguments: Any
+    group: str,
+    node: Mapping[str, Any] | DictConfig,
+    offered: Mapping[str, Any] | None = None,
+    **arguments: Any,
 ) -> Any:
     """Instantiates a config node.
 
@@ -50,8 +54,9 @@ def build(
         SlicewiseError: The target does not exist, or does not take these arguments.
     """
     try:
-        given = OmegaConf.to_container(node, resolve=True)
-        assert isinstance(given, dict)
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        given = dict(cast(Mapping[str, Any], plain))
+        given["_target_"] = current_name(given["_target_"])
         target = _target(group, given["_target_"])
         taken = inspect.signature(target).parameters
         arguments |= {name: value for name, value in (offered or {}).items() if name in taken}

@@ -9,29 +9,22 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule
 
 from slicewise.data.batch import Batch
-from slicewise.errors import ArgumentError
 from slicewise.targets import CachedTargets, TargetStore, fingerprint
 from slicewise.teacher import TeacherSlice
 from sweep.trial.provenance import package_versions
+from sweep.trial.settings import DataSettings, TrialSettings
 
 log = logging.getLogger(__name__)
 
 CACHE_FOLDER = ".cache"
-# What `conf/data` says about targets, and the data module does not know.
-CACHE_KEYS = ("cache", "cache_limit")
-_MODES = ("auto", "off", "memory", "disk")
 _GB = 10**9
-_DEFAULT_LIMIT = 8.0
-# What of the data's configuration says how much of it there is, not what it is.
-_AMOUNT_KEYS = ("train_batches", "valid_batches")
 
 
 def shared_targets(
-    config: DictConfig,
+    settings: TrialSettings,
     teacher: TeacherSlice,
     data: LightningDataModule,
     trainer: lightning.Trainer,
@@ -41,47 +34,35 @@ def shared_targets(
     """What gives a fit its targets; the same object for all trials that need the same ones.
 
     Args:
-        config: The trial's configuration.
+        settings: Of the trial.
         teacher: Its teacher.
         data: Its data; what it reads from files decides targets too (`digest`).
         trainer: Its trainer: the devices and the precision decide targets too.
         directory: The trial's; `multirun/.cache` is found from there.
         in_study: A single fit keeps nothing on disk unless told.
-
-    Raises:
-        ArgumentError: `data.cache` or `data.cache_limit` is not allowed.
     """
-    mode = str(OmegaConf.select(config, "data.cache", default="auto"))
-    if mode not in _MODES:
-        raise ArgumentError("data.cache", mode, ", ".join(_MODES))
-    limit = OmegaConf.select(config, "data.cache_limit", default=_DEFAULT_LIMIT)
-    if not isinstance(limit, (int, float)) or limit < 0:
-        raise ArgumentError("data.cache_limit", limit, "gigabytes, at least 0")
+    mode, limit = settings.data.cache.mode, settings.data.cache.limit
     if mode == "auto" and not in_study:
         mode = "valid"
     content = data.digest() if hasattr(data, "digest") else None
-    name = fingerprint(teacher, content=content, **_decisive(config, trainer))
+    name = fingerprint(teacher, content=content, **_decisive(settings.data, trainer))
     root = directory.absolute().parent.parent / CACHE_FOLDER
     on_gpu = trainer.strategy.root_device.type == "cuda"
-    capture = on_gpu and OmegaConf.select(config, "steps.capture", default="auto") == "auto"
+    capture = on_gpu and settings.steps.capture
     if on_gpu and mode == "auto":
         mode = "device"
-    targets = _targets(name, mode, int(limit * _GB), root, trainer.world_size, teacher, capture)
+    targets = _targets(name, mode, limit, root, trainer.world_size, teacher, capture)
     if targets.store is not None:
         targets.store.touch()
     return targets
 
 
-def _decisive(config: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:
+def _decisive(data: DataSettings, trainer: lightning.Trainer) -> dict[str, Any]:
     """All that decides a target to the last bit besides the teacher's weights."""
-    data = OmegaConf.to_container(config.data, resolve=True)
-    assert isinstance(data, dict)
-    for key in (*CACHE_KEYS, *_AMOUNT_KEYS):
-        data.pop(key, None)
     device = trainer.strategy.root_device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        "data": data,
+        "data": data.content(),
         "precision": str(trainer.precision),
         "device": kind,
         "threads": torch.get_num_threads(),

@@ -12,8 +12,9 @@ import pytorch_lightning as lightning
 from optuna import TrialPruned
 from pytorch_lightning.callbacks import Callback
 
-from sweep.trial.active import LOST, ActiveTrial, FitFailed, TrialStopped
+from sweep.trial.active import ActiveTrial
 from sweep.trial.lockstep import agreed
+from sweep.trial.outcome import FitFailed, TrialLost, TrialStopped
 from sweep.trial.resume import BetweenSteps, ResumePoint
 
 
@@ -93,7 +94,7 @@ class ObeyStudy(BetweenSteps):
 
         verdict = _Verdict(agreed(judge))
         if verdict is _Verdict.LOST:
-            raise TrialStopped(LOST)
+            raise TrialLost
         if verdict is _Verdict.PRUNE:
             raise TrialPruned(f"pruned at step {trainer.global_step} with valid_l1 {loss:.4f}")
         super().on_validation_end(trainer, pl_module)
@@ -137,4 +138,4 @@ class ObeyStudy(BetweenSteps):
         if self._verdict is _Verdict.STOP:
             raise TrialStopped(f"stopped at step {trainer.global_step}")
         if self._verdict is _Verdict.LOST:
-            raise TrialStopped(LOST)
+            raise TrialLost

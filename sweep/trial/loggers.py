@@ -8,92 +8,83 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from filelock import FileLock
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from slicewise.errors import ArgumentError
 from sweep.trial.build import build
+from sweep.trial.outcome import Outcome
 from sweep.trial.record import TrialRecord
+from sweep.trial.settings import Node, TrialSettings
 
 log = logging.getLogger(__name__)
 
-# Of the configuration, what says nothing about the student.
-_NO_HYPERPARAMETERS = ("callbacks", "logger", "gang", "objective", "study")
 # Of a record, the numbers that are no result.
 _NO_RESULTS = ("number", "seed", "threads")
 
 
 class Trackers:
-    """The loggers of one trial, from its hyperparameters to its result.
+    """The loggers of one trial, from its hyperparameters to its result."""
 
-    Args:
-        config: The trial's configuration.
-    """
-
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self) -> None:
         self.loggers: list[Logger] = []
-        self._config = config
+        self._hyperparameters: dict[str, Any] = {}
 
-    def open(self) -> Sequence[Logger]:
+    def open(self, nodes: Mapping[str, Node]) -> Sequence[Logger]:
         """The loggers, for Lightning.
+
+        Args:
+            nodes: What builds each, by name.
 
         Raises:
             SlicewiseError: One of them is not installed, or not configured right.
         """
-        for name, node in (self._config.logger or {}).items():
-            self.loggers.append(_build(str(name), node))
+        for name, node in nodes.items():
+            self.loggers.append(_build(name, node))
         return self.loggers
 
-    def begin(self) -> None:
+    def begin(self, settings: TrialSettings) -> None:
         """Tells them the hyperparameters."""
+        self._hyperparameters = settings.hyperparameters
         for logger in self._trackers():
             if not isinstance(logger, TensorBoardLogger):
                 with _alone_with(getattr(logger, "_tracking_uri", None)):
-                    logger.log_hyperparams(hyperparameters(self._config))
+                    logger.log_hyperparams(self._hyperparameters)
 
-    def conclude(self, record: TrialRecord) -> None:
+    def conclude(self, record: TrialRecord, outcome: Outcome) -> None:
         """Tells them what became of the trial, and lets them go.
 
         A tracker that fails now, its server away, takes nothing from a trial that has ended.
         """
         for logger in self._trackers():
             try:
-                self._conclude(logger, record)
+                self._conclude(logger, record, outcome)
             except Exception:
                 log.warning("%s failed", type(logger).__name__, exc_info=True)
 
-    def _conclude(self, logger: Logger, record: TrialRecord) -> None:
+    def _conclude(self, logger: Logger, record: TrialRecord, outcome: Outcome) -> None:
         final = {f"final/{name}": value for name, value in results(record).items()}
-        if record.state == "RUNNING":
-            # It stopped, and goes on later.
+        failed = outcome.end.is_failure
+        if not outcome.end.is_final:
+            # It goes on later.
             final = {}
         if isinstance(logger, TensorBoardLogger):
             # Its table takes both at once.
-            logger.log_hyperparams(hyperparameters(self._config), final)
+            logger.log_hyperparams(self._hyperparameters, final)
         elif final:
             logger.log_metrics(final, step=record.steps)
-        logger.finalize("failed" if record.state == "FAIL" else "success")
+        logger.finalize("failed" if failed else "success")
         if isinstance(logger, WandbLogger):
             # A run is of the process: the worker's next trial would go on with it.
-            logger.experiment.finish(exit_code=int(record.state == "FAIL"))
+            logger.experiment.finish(exit_code=int(failed))
 
     def _trackers(self) -> list[Logger]:
         """Those besides metrics.csv, beside which lie .hydra and trial.json."""
         return [logger for logger in self.loggers if not isinstance(logger, CSVLogger)]
-
-
-def hyperparameters(config: DictConfig) -> dict[str, Any]:
-    """The configuration of a trial as dotted keys and plain values."""
-    names = [str(name) for name in config if name not in _NO_HYPERPARAMETERS]
-    kept = OmegaConf.masked_copy(config, names)
-    flat: dict[str, Any] = {}
-    _flatten(OmegaConf.to_container(kept, resolve=True), "", flat)
-    return flat
 
 
 def results(record: TrialRecord) -> dict[str, float]:
@@ -113,15 +104,7 @@ def _alone_with(tracking_uri: str | None) -> contextlib.AbstractContextManager[o
     return contextlib.nullcontext() if path == (tracking_uri or "") else FileLock(f"{path}.lock")
 
 
-def _flatten(tree: Any, prefix: str, flat: dict[str, Any]) -> None:
-    if not isinstance(tree, dict):
-        flat[prefix] = tree
-        return
-    for key, value in tree.items():
-        _flatten(value, f"{prefix}.{key}" if prefix else str(key), flat)
-
-
-def _build(name: str, node: DictConfig) -> Logger:
+def _build(name: str, node: Node) -> Logger:
     try:
         with _alone_with(node.get("tracking_uri")):
             logger: Logger = build(f"logger.{name}", node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from slicewise.atomic import write_atomically
 from sweep.trial.active import active_trial
 
 METRICS_NAME = "metrics.csv"
@@ -98,10 +99,8 @@ class _Rows(ExperimentWriter):
         return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(whole)]
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
-        path = Path(self.metrics_file_path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        unfinished.replace(path)
+        content = io.StringIO(newline="")
+        writer = csv.DictWriter(content, self.metrics_keys)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.metrics_file_path, content.getvalue())

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
-from optuna import TrialPruned
 
+from slicewise.atomic import write_atomically
 from slicewise.errors import SlicewiseError
-from sweep.trial.active import ActiveTrial, FitFailed
+from sweep.trial.active import ActiveTrial
 from sweep.trial.checkpoint import remove_checkpoint
+from sweep.trial.outcome import End, Outcome
 from sweep.trial.provenance import code_commit, package_versions
+from sweep.trial.task import Task
 
 log = logging.getLogger(__name__)
+
+# Of records without `end`, which the first release wrote.
+_END_OF_STATE = {"COMPLETE": End.COMPLETE, "PRUNED": End.PRUNED, "FAIL": End.FAILED}
 
 RECORD_NAME = "trial.json"
 STUDENT_FOLDER = "student"
@@ -33,6 +35,7 @@ class TrialRecord:
         study: Name of the study.
         number: Of the trial in its study; 0 for a single fit.
         state: Optuna's words: COMPLETE, PRUNED or FAIL.
+        end: How it ended, by `sweep.trial.outcome.End`: of a failure, whose fault it was.
         params: The swept values; empty for a single fit.
         overrides: The command-line overrides that made this trial's configuration.
         values: What the objective asked for, in its order.
@@ -68,6 +71,7 @@ class TrialRecord:
     seed: int
     threads: int
     hardware: str
+    end: str | None = None
     precision: str | None = None
     values: list[float] | None = None
     valid_l1: float | None = None
@@ -89,39 +93,42 @@ class TrialRecord:
     reason: str | None = None
 
     @classmethod
-    def begin(cls, config: DictConfig, active: ActiveTrial | None, threads: int) -> TrialRecord:
-        """The record of a trial that begins, in the Hydra job that runs now."""
-        hydra = HydraConfig.get()
+    def begin(cls, task: Task, threads: int) -> TrialRecord:
+        """The record of a trial that begins."""
+        hydra = task.hydra
         return cls(
-            study=config.study,
+            study=task.config.study,
             number=hydra.job.num if hydra.mode == RunMode.MULTIRUN else 0,
             state="RUNNING",
-            params=dict(active.params) if active is not None else {},
+            params=dict(task.params or {}),
             overrides=list(hydra.overrides.task),
-            seed=config.seed,
+            seed=task.config.seed,
             threads=threads,
             hardware="",
         )
 
     def conclude(self, directory: Path) -> None:
         """Writes the record of a trial that has ended; its checkpoint is of no more use."""
-        if self.state != "RUNNING":
-            self.write(directory)
-            remove_checkpoint(directory)
+        self.write(directory)
+        remove_checkpoint(directory)
 
-    def result(self) -> float | tuple[float, ...]:
-        """What a finished trial returns to Hydra.
+    def outcome(self) -> Outcome:
+        """How the trial ended that wrote this record."""
+        end = End(self.end) if self.end is not None else _END_OF_STATE[self.state]
+        return Outcome(end, self.reason or "", tuple(self.values or ()))
 
-        Raises:
-            optuna.TrialPruned: It was pruned.
-            FitFailed: It failed.
-        """
-        if self.state == "PRUNED":
-            raise TrialPruned(self.reason)
-        if self.state == "FAIL":
-            raise FitFailed(str(self.reason))
-        assert self.values
-        return self.values[0] if len(self.values) == 1 else tuple(self.values)
+    def take_outcome(self, outcome: Outcome, seconds: float) -> None:
+        """Takes how the trial ended, after so many seconds; nothing where it goes on later."""
+        self.seconds = round(seconds, 3)
+        if outcome.end.is_final:
+            self.state, self.end = outcome.end.state.name, outcome.end.value
+            self.reason = outcome.reason or None
+
+    def take_sizes(self, teacher: str, teacher_parameters: int, student_parameters: int) -> None:
+        """Takes where the teacher's weights come from, and how large both are."""
+        self.teacher = teacher
+        self.teacher_parameters = teacher_parameters
+        self.student_parameters = student_parameters
 
     def take_metrics(self, metrics: dict[str, float]) -> None:
         """Takes what the last validation logged."""
@@ -156,10 +163,7 @@ class TrialRecord:
         """Writes `trial.json` into a trial's directory."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / RECORD_NAME
-        unfinished = directory / f".{RECORD_NAME}.{os.getpid()}"
-        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        unfinished.replace(path)
-        return path
+        return write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> TrialRecord:
@@ -180,17 +184,11 @@ class TrialRecord:
             raise SlicewiseError(f"{path} is damaged: {error}") from error
 
 
-def recorded_result(
-    directory: Path, active: ActiveTrial | None
-) -> float | tuple[float, ...] | None:
-    """The result of a trial that ended here but whose worker died before it could tell.
-
-    Returns:
-        None where no trial has ended here.
+def recorded_outcome(directory: Path, active: ActiveTrial | None) -> Outcome | None:
+    """How a trial ended here whose worker died before it could tell; None where none has ended.
 
     Raises:
         SlicewiseError: The trial that ended here is another one.
-        optuna.TrialPruned, FitFailed: As the trial did.
     """
     if not (directory / RECORD_NAME).exists():
         return None
@@ -203,4 +201,4 @@ def recorded_result(
         raise SlicewiseError(f"{directory} holds another trial: {record.params}; remove it")
     log.info("Finished already: %s", directory)
     active.attributes |= record.attributes()
-    return record.result()
+    return record.outcome()

@@ -11,10 +11,11 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
-from sweep.trial.active import LOST, TrialStopped, active_trial
+from sweep.trial.active import active_trial
 from sweep.trial.checkpoint import CHECKPOINT
 from sweep.trial.lockstep import agreed
 from sweep.trial.metrics_file import MetricsFile
+from sweep.trial.outcome import TrialLost
 
 
 class BetweenSteps(Callback):
@@ -91,11 +92,11 @@ class ResumePoint(BetweenSteps):
         """Saves now; the old checkpoint stays until the new one is whole.
 
         Raises:
-            TrialStopped: The trial has been given to another worker.
+            TrialLost: The trial has been given to another worker.
         """
         active = active_trial()
         if active is not None and agreed(active.is_lost):
-            raise TrialStopped(LOST)
+            raise TrialLost
         self._step = trainer.global_step
         path = Path(trainer.default_root_dir) / CHECKPOINT
         unfinished = path.with_suffix(f".{os.getpid()}")

@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from slicewise.atomic import write_atomically
 from sweep.study.attributes import DIRECTORY, FINISHED, REASON
 
 RESULTS_NAME = "optimization_results.yaml"
@@ -43,9 +44,7 @@ def save_results(study: optuna.Study, directory: Path) -> None:
             "best_value": trial.value if trial else None,
         }
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{RESULTS_NAME}.{os.getpid()}"
-    OmegaConf.save(OmegaConf.create(results), unfinished)
-    unfinished.replace(directory / RESULTS_NAME)
+    write_atomically(directory / RESULTS_NAME, OmegaConf.to_yaml(OmegaConf.create(results)))
 
 
 def show_study(study: optuna.Study, directory: Path, console: Console | None = None) -> None:

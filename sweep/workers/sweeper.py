@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
-from sweep.ranks.messages import devices_per_node
+from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
 from sweep.study.attributes import REASON
 from sweep.study.identity import check_identity, identity_of
@@ -305,7 +305,7 @@ def _number_of_workers(
         )
     per_gpu = _at_least("workers_per_gpu", workers_per_gpu, 1)
     if n_jobs == "auto":
-        return max(1, len(visible_gpus()) * per_gpu // devices_per_node(config))
+        return max(1, len(visible_gpus()) * per_gpu // Placement.of(config).devices)
     workers = _at_least("n_jobs", n_jobs, 1)
     if url is None and not (workers == 1 and launcher == "basic"):
         raise ArgumentError(
@@ -322,7 +322,7 @@ def _threads(config: DictConfig, workers: int) -> int | None:
     launcher = config.hydra.runtime.choices.get("hydra/launcher")
     if workers == 1 or launcher not in _ONE_MACHINE or "OMP_NUM_THREADS" in os.environ:
         return None
-    return max(1, cpu_count() // (workers * devices_per_node(config)))
+    return max(1, cpu_count() // (workers * Placement.of(config).devices))
 
 
 def _at_least(key: str, value: Any, least: int) -> int:

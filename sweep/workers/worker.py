@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from slicewise.errors import SlicewiseError
 from sweep.devices import started_by_torchrun
@@ -35,7 +35,8 @@ from sweep.study.samplers import LearningStudy
 from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.storage import open_storage
-from sweep.trial.active import ActiveTrial, FitFailed, RankDied, TrialStopped, activated
+from sweep.trial.active import ActiveTrial, activated
+from sweep.trial.outcome import End, Outcome, RankDied, reason_of
 from sweep.workers.lookout import Lookout
 from sweep.workers.signals import stop_on_signals
 
@@ -130,34 +131,32 @@ class Worker:
             # It leaves at once, and is no dead worker: that would count against the trial.
             shared.put_back(trial, name)
             raise
-        if isinstance(outcome, RankDied):
-            shared.put_back(trial, name, str(outcome))
+        if outcome.end is End.LOST:
+            shared.put_back(trial, name, outcome.reason)
             if started_by_torchrun():
-                # It started them, and starts them again.
-                raise outcome
+                # It started the ranks, and starts them again.
+                raise RankDied(outcome.reason)
             return
-        if outcome is None:
+        if outcome.end is End.STOPPED:
             shared.put_back(trial, name)
             log.info("Trial %d stopped; it waits to be continued", trial.number)
             return
         with contextlib.suppress(UpdateFinishedTrialError):  # By another worker.
             for key, value in active.attributes.items():
                 trial.set_user_attr(key, value)
-        told = shared.tell(
-            trial, name, outcome.state, outcome.values, outcome.reason, outcome.impossible
-        )
-        if told and outcome.state is TrialState.FAIL:
+        told = shared.tell(trial, name, outcome)
+        if told and outcome.end.is_failure:
             log.warning("Trial %d failed: %s", trial.number, outcome.reason)
-        elif told and outcome.state is TrialState.PRUNED:
+        elif told and outcome.end is End.PRUNED:
             log.info("Trial %d %s", trial.number, outcome.reason)
 
-    def _outcome(self, active: ActiveTrial, composer: TrialComposer) -> _Outcome | RankDied | None:
-        """How the trial ended; None where it was stopped before its end."""
+    def _outcome(self, active: ActiveTrial, composer: TrialComposer) -> Outcome:
+        """Runs the trial as a Hydra job; how it ended."""
         trial = active.trial
         try:
             config = composer.compose(trial.params)
         except (HydraException, OmegaConfBaseException, SlicewiseError) as error:
-            return _Outcome(TrialState.FAIL, reason=_reason(error), impossible=True)
+            return Outcome(End.IMPOSSIBLE, reason_of(error))
         with open_dict(config):
             config.hydra.job.id = str(trial.number)
             config.hydra.job.num = trial.number
@@ -165,43 +164,26 @@ class Worker:
             try:
                 job: JobReturn = run_job(
                     hydra_context=self.hydra_context,
-                    task_function=_without_fuss(self.task_function),
+                    task_function=_returning_ends(self.task_function),
                     config=config,
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",
                 )
             except SystemExit as error:
                 # Lightning's answer to KeyboardInterrupt, unless the trial itself wants to exit.
-                if active.stop.is_set():
-                    return None
-                return _Outcome(TrialState.FAIL, reason=_reason(error))
+                return Outcome(End.STOPPED) if active.stop.is_set() else Outcome.of(error)
         result = job._return_value
-        if isinstance(result, TrialStopped):
-            return None
-        if isinstance(result, RankDied):
+        if isinstance(result, Outcome):
             return result
-        if isinstance(result, optuna.TrialPruned):
-            return _Outcome(TrialState.PRUNED, reason=str(result) or "pruned")
         if job.status is not JobStatus.COMPLETED:
-            impossible = isinstance(result, SlicewiseError)
-            return _Outcome(TrialState.FAIL, reason=_reason(result), impossible=impossible)
+            return Outcome.of(result)
         several = isinstance(result, Sequence) and not isinstance(result, str)
         try:
-            values = [float(value) for value in (result if several else [result])]
+            values = tuple(float(value) for value in (result if several else [result]))
         except (TypeError, ValueError):
             reason = f"it returned {result!r}, not a number for each direction"
-            return _Outcome(TrialState.FAIL, reason=reason)
-        return _Outcome(TrialState.COMPLETE, values)
-
-
-@dataclass
-class _Outcome:
-    """How a trial ended."""
-
-    state: TrialState
-    values: list[float] | None = None
-    reason: str | None = None
-    impossible: bool = False
+            return Outcome(End.FAILED, reason)
+        return Outcome(End.COMPLETE, values=values)
 
 
 @contextlib.contextmanager
@@ -214,8 +196,8 @@ def _own_logging_after(hydra_context: HydraContext) -> Iterator[None]:
         configure_log(hydra.job_logging, hydra.verbose, hydra_context.execution_whitelist)
 
 
-def _without_fuss(task: TaskFunction) -> TaskFunction:
-    """The task, which returns what it would raise where the trial has not failed.
+def _returning_ends(task: TaskFunction) -> TaskFunction:
+    """The task, which returns how it ended where it would raise but has not failed.
 
     To Hydra any exception is a job that failed, and it fills the trial's log with it.
     """
@@ -224,20 +206,13 @@ def _without_fuss(task: TaskFunction) -> TaskFunction:
     def run(config: DictConfig) -> Any:
         try:
             return task(config)
-        except (TrialStopped, RankDied, optuna.TrialPruned) as end:
-            return end
+        except Exception as error:
+            outcome = Outcome.of(error)
+            if outcome.end.is_failure:
+                raise
+            return outcome
 
     return run
-
-
-def _reason(error: Any) -> str:
-    text = str(error).strip()
-    if isinstance(error, (SlicewiseError, FitFailed)):
-        return text
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        # torch's, named so that a worker does not load torch before it knows its threads.
-        return f"out of memory: {text}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _is_url(storage: Any) -> bool:

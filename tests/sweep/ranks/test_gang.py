@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from torch.nn import functional as F
 
@@ -72,7 +73,8 @@ def test_one_step_is_the_single_process_step_on_the_joined_batch(
         config = compose("config", ["experiment=tiny", NO_DROPOUT, "study=s"])
     teacher = build("teacher", config.teacher)
     lightning.seed_everything(0, verbose=False)
-    expected = build_student(config, teacher)
+    node: Any = OmegaConf.to_container(config.student, resolve=True)
+    expected = build_student(node, teacher)
     device = torch.device("cuda" if ranks[-1].endswith("gpu") else "cpu")
     teacher, expected = teacher.to(device), expected.to(device)
     x_BTH = torch.cat([noise_batch((4, 8, 24), 0, Split.TRAIN, i, device) for i in range(2)])

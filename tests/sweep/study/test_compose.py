@@ -14,10 +14,11 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sweep import application
+from sweep.resolvers import register_resolvers
 from sweep.study.compose import TrialComposer
 from sweep.study.space import SearchSpace
 
-application.register_resolvers()
+register_resolvers()
 
 
 @pytest.fixture(scope="module")

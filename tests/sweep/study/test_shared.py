@@ -24,6 +24,7 @@ from sweep.study.samplers import LearningStudy
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.storage import open_storage
+from sweep.trial.outcome import End, Outcome
 
 quiet_optuna()
 
@@ -53,7 +54,7 @@ def run_all(study: SharedStudy, worker: str = "w") -> list[dict[str, Any]]:
     points = []
     while isinstance(trial := study.claim(worker, set()), Trial):
         points.append(dict(trial.params))
-        assert study.tell(trial, worker, TrialState.COMPLETE, [float(trial.number)])
+        assert study.tell(trial, worker, Outcome(End.COMPLETE, values=(float(trial.number),)))
     return points
 
 
@@ -89,11 +90,11 @@ def test_who_would_exceed_the_budget_waits(tmp_path: Path) -> None:
     study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=2)
     one, two = claim(study, "1"), claim(study, "2")
     assert study.claim("3", set()) is Rest.WAIT
-    study.tell(one, "1", TrialState.FAIL, reason="broken")
+    study.tell(one, "1", Outcome(End.FAILED, "broken"))
     three = claim(study, "3")
     assert three.number == 2
-    study.tell(two, "2", TrialState.COMPLETE, [1.0])
-    study.tell(three, "3", TrialState.PRUNED)
+    study.tell(two, "2", Outcome(End.COMPLETE, values=(1.0,)))
+    study.tell(three, "3", Outcome(End.PRUNED))
     assert study.claim("3", set()) is Rest.BUDGET
 
 
@@ -105,8 +106,8 @@ def test_a_dead_workers_trial_is_taken_up_again_under_its_number(tmp_path: Path)
     assert again.number == lost.number
     assert again.params == params
     assert again.user_attrs["attempts"] == 1
-    assert not study.tell(lost, "dies", TrialState.COMPLETE, [0.0])
-    assert study.tell(again, "lives", TrialState.COMPLETE, [1.0])
+    assert not study.tell(lost, "dies", Outcome(End.COMPLETE, values=(0.0,)))
+    assert study.tell(again, "lives", Outcome(End.COMPLETE, values=(1.0,)))
     assert run_all(study) == [{"a": 2}, {"a": 3}]
 
 
@@ -141,7 +142,7 @@ def test_a_stopped_trial_goes_on_elsewhere(tmp_path: Path) -> None:
 def test_failures_stop_the_study_past_their_rate(tmp_path: Path) -> None:
     study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=10, max_failure_rate=0.2)
     for _ in range(3):
-        study.tell(claim(study), "w", TrialState.FAIL, reason="broken")
+        study.tell(claim(study), "w", Outcome(End.FAILED, "broken"))
     assert study.claim("w", set()) is Rest.FAILURES
 
 
@@ -150,9 +151,9 @@ def test_impossible_points_are_no_failures(tmp_path: Path) -> None:
     for number in range(5):
         trial = claim(study)
         if number % 2:
-            study.tell(trial, "w", TrialState.FAIL, reason=f"{number} is odd", impossible=True)
+            study.tell(trial, "w", Outcome(End.IMPOSSIBLE, f"{number} is odd"))
         else:
-            study.tell(trial, "w", TrialState.COMPLETE, [1.0])
+            study.tell(trial, "w", Outcome(End.COMPLETE, values=(1.0,)))
     assert study.claim("w", set()) is Rest.EXHAUSTED
 
 
@@ -167,9 +168,9 @@ def test_a_sampler_learns_where_points_are_impossible(tmp_path: Path, seed: int)
         while isinstance(trial := study.claim("w", set()), Trial):
             size = trial.params["x"] + trial.params["y"]
             if size > 0.5:
-                study.tell(trial, "w", TrialState.FAIL, reason=f"size {size}", impossible=True)
+                study.tell(trial, "w", Outcome(End.IMPOSSIBLE, f"size {size}"))
             else:
-                study.tell(trial, "w", TrialState.COMPLETE, [-size])
+                study.tell(trial, "w", Outcome(End.COMPLETE, values=(-size,)))
         states = Counter(trial.state for trial in study.study.get_trials())
         found[kind] = (trial, states[TrialState.FAIL])
     end, impossible = found[LearningStudy]
@@ -180,7 +181,7 @@ def test_a_sampler_learns_where_points_are_impossible(tmp_path: Path, seed: int)
 def test_a_mistake_that_every_point_shares_ends_the_study_early(tmp_path: Path) -> None:
     study = shared(tmp_path, ["a=interval(0.0,1.0)"], n_trials=100)
     for _ in range(3):
-        study.tell(claim(study), "w", TrialState.FAIL, reason="no such teacher", impossible=True)
+        study.tell(claim(study), "w", Outcome(End.IMPOSSIBLE, "no such teacher"))
     assert study.claim("w", set()) is Rest.FAILURES
 
 
@@ -193,7 +194,7 @@ def test_no_trial_starts_after_the_deadline(tmp_path: Path) -> None:
 
 def test_a_value_that_is_no_number_fails_the_trial(tmp_path: Path) -> None:
     study = shared(tmp_path, ["a=1,2"], n_trials=2)
-    study.tell(claim(study), "w", TrialState.COMPLETE, [float("nan")])
+    study.tell(claim(study), "w", Outcome(End.COMPLETE, values=(float("nan"),)))
     [failed] = study.study.get_trials(states=(TrialState.FAIL,))
     assert "nan" in failed.user_attrs["reason"]
 
@@ -228,9 +229,9 @@ def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_t
         elif running:
             trial, worker = running.pop(0)
             if event == "finish":
-                study.tell(trial, worker, TrialState.COMPLETE, [1.0])
+                study.tell(trial, worker, Outcome(End.COMPLETE, values=(1.0,)))
             elif event == "fail":
-                study.tell(trial, worker, TrialState.FAIL, reason=f"{step}", impossible=False)
+                study.tell(trial, worker, Outcome(End.FAILED, f"{step}"))
             elif event == "stop":
                 study.put_back(trial, worker)
             else:
@@ -239,7 +240,7 @@ def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_t
         finished = study.finished()
         assert finished + len(running) <= n_trials
     for trial, worker in running:
-        study.tell(trial, worker, TrialState.PRUNED)
+        study.tell(trial, worker, Outcome(End.PRUNED))
     if study.rest() is Rest.FAILURES:
         return
     run_all(study)
@@ -254,7 +255,7 @@ def _hammer(url: str, directory: str, worker: str) -> None:
     study = shared(Path(directory), ["a=range(0,40)"], 40, open_storage(url))
     while (trial := study.claim(worker, set())) is not Rest.BUDGET:
         if isinstance(trial, Trial):
-            study.tell(trial, worker, TrialState.COMPLETE, [1.0])
+            study.tell(trial, worker, Outcome(End.COMPLETE, values=(1.0,)))
         else:
             time.sleep(0.01)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
@@ -34,7 +36,8 @@ def new_student() -> NewStudent:
             config = compose("config", ["teacher=random_bert", *TINY, *overrides])
         teacher: TeacherSlice = build("teacher", config.teacher)
         torch.manual_seed(0)
-        return build_student(config, teacher, noise(num_batches)).eval(), teacher
+        node: Any = OmegaConf.to_container(config.student, resolve=True)
+        return build_student(node, teacher, noise(num_batches)).eval(), teacher
 
     return make
 

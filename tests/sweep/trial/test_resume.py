@@ -31,11 +31,14 @@ from optuna.trial import Trial, TrialState
 
 from sweep import application
 from sweep.console import INTERRUPTED
+from sweep.resolvers import register_resolvers
 from sweep.study.shared import quiet_optuna
-from sweep.trial.active import ActiveTrial, TrialStopped, activated
+from sweep.trial import fit as fitting
+from sweep.trial.active import ActiveTrial, activated
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
-from sweep.trial.fit import run_trial
 from sweep.trial.metrics_file import MetricsFile
+from sweep.trial.outcome import TrialStopped
+from sweep.trial.run import run_trial
 from tests.sweep import faults
 from tests.sweep.conftest import Sweep
 
@@ -70,7 +73,7 @@ class Fit:
         waiting = self.study.trials
         trial = Trial(self.study, waiting[0]._trial_id) if waiting else self.study.ask()
         with activated(ActiveTrial(trial, threading.Event())):
-            return run_trial(config)
+            return run_trial(config, fitting.fit)
 
     def run_until_stopped(self, *overrides: str) -> int:
         """The step at which it stopped."""
@@ -130,7 +133,7 @@ def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Iterator[Callable[[str], Fit]]:
-    application.register_resolvers()
+    register_resolvers()
     GlobalHydra.instance().clear()
     quiet_optuna()
     yield lambda name: Fit(tmp_path / name)

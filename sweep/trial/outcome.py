@@ -1,0 +1,158 @@
+"""How a trial ends: one type, and one place that turns exceptions into it.
+
+Imports nothing heavy: a worker knows its threads before it loads torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from optuna import TrialPruned
+from optuna.trial import TrialState
+
+from slicewise.errors import SlicewiseError
+
+
+class TrialStopped(Exception):
+    """The trial was asked to stop before its end; it will be taken up again."""
+
+
+class TrialLost(TrialStopped):
+    """The trial has been given to another worker; everything stays as it is."""
+
+    def __init__(self, reason: str = "it has been given to another worker") -> None:
+        super().__init__(reason)
+
+
+class FitFailed(Exception):
+    """The fit came to nothing, and would again."""
+
+
+class RankDied(SlicewiseError):
+    """A rank of the fit is gone, or no longer answers; the trial can be continued."""
+
+
+class End(Enum):
+    """How a trial ended; where it failed, whose fault that was.
+
+    Attributes:
+        COMPLETE: It has its values.
+        PRUNED: The study's pruner ended it.
+        IMPOSSIBLE: The point's: with its values nothing can be run.
+        FAILED: The fit's: its loss is not a number, and would not be again.
+        CRASHED: The program's or the machine's: an error that nobody foresaw.
+        STOPPED: It was asked to stop, or belongs to another worker; someone goes on with it.
+        LOST: One of the processes that ran it is gone; someone goes on with it.
+    """
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    IMPOSSIBLE = "impossible"
+    FAILED = "failed"
+    CRASHED = "crashed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nobody goes on with the trial."""
+        return self not in (End.STOPPED, End.LOST)
+
+    @property
+    def is_failure(self) -> bool:
+        return self in (End.IMPOSSIBLE, End.FAILED, End.CRASHED)
+
+    @property
+    def state(self) -> TrialState:
+        """What it is to Optuna."""
+        if self is End.COMPLETE:
+            return TrialState.COMPLETE
+        if self is End.PRUNED:
+            return TrialState.PRUNED
+        return TrialState.FAIL if self.is_failure else TrialState.WAITING
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        end: How it ended.
+        reason: Why, where it is not complete.
+        values: Where it is: one for each direction of the study.
+        error: What was raised, in the process in which it was raised.
+    """
+
+    end: End
+    reason: str = ""
+    values: tuple[float, ...] = ()
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, error: BaseException) -> Outcome:
+        """The outcome of a trial that raised."""
+        return cls(_end_of(error), reason_of(error), error=error)
+
+    def result(self) -> float | tuple[float, ...]:
+        """What the trial gives back to Hydra: its values, one of them alone.
+
+        Raises:
+            BaseException: What it raised, or what says the same.
+        """
+        if self.end is End.COMPLETE:
+            return self.values[0] if len(self.values) == 1 else self.values
+        raise self.error or _EXCEPTIONS[self.end](self.reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions of anybody's classes need not survive the way to another process.
+        return Outcome, (self.end, self.reason, self.values)
+
+
+_EXCEPTIONS: dict[End, type[Exception]] = {
+    End.PRUNED: TrialPruned,
+    End.IMPOSSIBLE: SlicewiseError,
+    End.FAILED: FitFailed,
+    End.CRASHED: FitFailed,
+    End.STOPPED: TrialStopped,
+    End.LOST: RankDied,
+}
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in words, for records and tables."""
+    text = str(error).strip()
+    if isinstance(error, (SlicewiseError, FitFailed, TrialPruned, TrialStopped)):
+        return text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        # torch's, by its name: see above.
+        return f"out of memory: {text}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _end_of(error: BaseException) -> End:
+    if isinstance(error, RankDied) or _is_lost_contact(error):
+        return End.LOST
+    if isinstance(error, TrialStopped):
+        return End.STOPPED
+    if isinstance(error, TrialPruned):
+        return End.PRUNED
+    if isinstance(error, FitFailed):
+        return End.FAILED
+    if isinstance(error, SlicewiseError):
+        return End.IMPOSSIBLE
+    return End.CRASHED
+
+
+def _is_lost_contact(error: BaseException) -> bool:
+    """Whether a collective of several ranks failed because of another one."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    # torch wraps what NCCL reports; what gloo does comes as it is, with the name of its file.
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError)
+        and any(sign in str(error) for sign in ("gloo", "NCCL", "Connection closed by peer"))
+    )

@@ -1,0 +1,56 @@
+"""One trial as Hydra runs it: what an earlier run has left, or else a fit, then its record.
+
+Who fits is another matter: this process (`sweep.trial.fit`), a gang of ranks (`sweep.ranks.gang`),
+or ranks that were started from outside (`sweep.ranks.torchrun`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from sweep.trial.active import ActiveTrial, active_trial
+from sweep.trial.outcome import Outcome
+from sweep.trial.record import TrialRecord, recorded_outcome
+from sweep.trial.task import Task
+
+
+class Share(NamedTuple):
+    """What became of a fit, or of one rank's share of it."""
+
+    outcome: Outcome
+    record: TrialRecord
+
+
+Fit = Callable[[Task, ActiveTrial | None], Share]
+
+
+def run_trial(config: DictConfig, fit: Fit) -> float | tuple[float, ...]:
+    """Fits one student in Hydra's output directory, and leaves its record there.
+
+    Args:
+        config: The application's configuration; Hydra's own is taken from `HydraConfig`.
+        fit: Who fits.
+
+    Returns:
+        The objective's values; a float where there is one.
+
+    Raises:
+        SlicewiseError: The configuration cannot be run; nothing has been trained.
+        optuna.TrialPruned: The study's pruner ended the trial.
+        TrialStopped: The trial was asked to stop; it can be continued.
+        RankDied: A rank is gone, or the ranks lost each other; it can be continued.
+        FitFailed: The loss is not a number.
+        Exception: Whatever else the fit raised.
+    """
+    task, active = Task.current(config), active_trial()
+    outcome = recorded_outcome(task.directory, active)
+    if outcome is None:
+        outcome, record = fit(task, active)
+        if outcome.end.is_final and not (active is not None and active.is_lost()):
+            record.conclude(task.directory)
+        if active is not None:
+            active.attributes |= record.attributes()
+    return outcome.result()

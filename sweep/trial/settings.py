@@ -1,0 +1,269 @@
+"""The settings of a trial: its configuration, read once.
+
+A part of the fit is handed what it needs of them, and reads no configuration itself. What a
+configuration leaves out has the default that its file in `conf/` says. Nodes with a `_target_` stay
+as they are: what they build checks its own arguments (`sweep.trial.build`).
+
+Imports nothing heavy: a sweep reads the settings of its trials before it starts any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slicewise.errors import ArgumentError, SlicewiseError
+
+Node = dict[str, Any]
+
+CACHE_MODES = ("auto", "off", "memory", "disk")
+_GB = 10**9
+# What `conf/data` says about targets, and the data module does not know.
+_CACHE_KEYS = ("cache", "cache_limit")
+# What of the data's configuration says how much of it there is, not what it is.
+_AMOUNT_KEYS = ("train_batches", "valid_batches")
+# Of the configuration, what says nothing about the student.
+_NO_HYPERPARAMETERS = ("callbacks", "logger", "gang", "objective", "study", "hydra")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Whether the trials of a study share the teacher's outputs: `data.cache`.
+
+    Attributes:
+        mode: One of `CACHE_MODES`.
+        limit: Bytes.
+    """
+
+    mode: str
+    limit: int
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> CacheSettings:
+        mode = data.get("cache", "auto")
+        # YAML's word for false.
+        mode = "off" if mode is False else str(mode)
+        if mode not in CACHE_MODES:
+            raise ArgumentError("data.cache", mode, ", ".join(CACHE_MODES))
+        gigabytes = data.get("cache_limit", 8)
+        if not isinstance(gigabytes, (int, float)) or not gigabytes >= 0:
+            raise ArgumentError("data.cache_limit", gigabytes, "gigabytes, at least 0")
+        return cls(mode, int(gigabytes * _GB))
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the hidden states come from.
+
+    Attributes:
+        node: Of the data module.
+        seq_length: Tokens in a row.
+        cache: What becomes of the targets.
+    """
+
+    node: Node
+    seq_length: int
+    cache: CacheSettings
+
+    @classmethod
+    def of(cls, data: Node) -> DataSettings:
+        node = {key: value for key, value in data.items() if key not in _CACHE_KEYS}
+        seq_length = data.get("seq_length")
+        if not isinstance(seq_length, int) or isinstance(seq_length, bool) or seq_length < 1:
+            raise ArgumentError("data.seq_length", seq_length, "an integer of at least 1")
+        return cls(node, seq_length, CacheSettings.of(data))
+
+    def content(self) -> Node:
+        """What decides a batch, however many there are."""
+        return {key: value for key, value in self.node.items() if key not in _AMOUNT_KEYS}
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a fit takes its steps: `steps`; see `slicewise.steps.new_distiller`.
+
+    Attributes:
+        capture: Whether CUDA graphs may be used.
+        at_once: Steps in a batch of Lightning's, or `auto`.
+        compile: Whether student and teacher are compiled.
+    """
+
+    capture: bool
+    at_once: int | Literal["auto"]
+    compile: bool
+
+    @classmethod
+    def of(cls, steps: Mapping[str, Any]) -> StepSettings:
+        capture, at_once = steps.get("capture", "auto"), steps.get("at_once", "auto")
+        compiled = steps.get("compile", False)
+        if capture not in ("auto", "off", False):  # YAML's word for false.
+            raise ArgumentError("steps.capture", capture, "auto, off")
+        if at_once != "auto" and not (type(at_once) is int and at_once > 0):
+            raise ArgumentError("steps.at_once", at_once, "auto, or an integer of at least 1")
+        if not isinstance(compiled, bool):
+            raise ArgumentError("steps.compile", compiled, "true or false")
+        return cls(capture == "auto", at_once, compiled)
+
+    def continuing(self, at_once: int | None) -> StepSettings:
+        """The settings of a fit that goes on: it counts as the one that saved its checkpoint.
+
+        Args:
+            at_once: Steps in a batch of that fit; None where Lightning took them one by one.
+        """
+        if at_once is None:
+            return StepSettings(capture=False, at_once=1, compile=False)
+        return StepSettings(self.capture, at_once, self.compile)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a trial returns to the study, and what it must not exceed: `objective`.
+
+    Attributes:
+        metrics: Names of what the record has a number for.
+        max_parameters: Of the student; None: no bound.
+        max_latency_ms: Of the student; None: no bound.
+    """
+
+    metrics: tuple[str, ...]
+    max_parameters: int | None
+    max_latency_ms: float | None
+
+    @classmethod
+    def of(cls, objective: Mapping[str, Any], known: tuple[str, ...]) -> Objective:
+        metrics = tuple(objective.get("metrics") or ())
+        for name in metrics:
+            if name not in known:
+                raise ArgumentError("objective.metrics", f"[{name}]", ", ".join(known))
+        return cls(metrics, objective.get("max_parameters"), objective.get("max_latency_ms"))
+
+    @property
+    def is_pruned_by_loss(self) -> bool:
+        """Whether the loss of a validation is what the study compares."""
+        return self.metrics[0] == "valid_l1"
+
+    @property
+    def needs_latency(self) -> bool:
+        return self.max_latency_ms is not None or "student_latency_ms" in self.metrics
+
+    @property
+    def needs_text(self) -> bool:
+        return any(name.startswith("text_") for name in self.metrics)
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """All settings of a trial.
+
+    Attributes:
+        seed: Of the student's first weights, the data and the dropout.
+        teacher, student, optimizer, trainer: What builds them.
+        scheduler: What builds it; None: a constant learning rate.
+        data: Where the hidden states come from.
+        callbacks, logger: What builds each, by name.
+        objective: What the trial returns to the study.
+        steps: How steps are taken.
+        hyperparameters: What says something about the student, as dotted keys and plain values.
+    """
+
+    seed: int
+    teacher: Node
+    student: Node
+    optimizer: Node
+    scheduler: Node | None
+    trainer: Node
+    data: DataSettings
+    callbacks: dict[str, Node]
+    logger: dict[str, Node]
+    objective: Objective
+    steps: StepSettings
+    hyperparameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: DictConfig) -> TrialSettings:
+        """Reads the application's configuration.
+
+        Raises:
+            ArgumentError: A value is not allowed.
+            SlicewiseError: A part is missing, or an interpolation leads nowhere.
+        """
+        return cls(
+            seed=_seed(config.get("seed")),
+            teacher=_node(config, "teacher"),
+            student=_node(config, "student"),
+            optimizer=_node(config, "optimizer"),
+            scheduler=_optional(config, "scheduler"),
+            trainer=_node(config, "trainer"),
+            data=DataSettings.of(_node(config, "data")),
+            callbacks=_optional(config, "callbacks") or {},
+            logger=_optional(config, "logger") or {},
+            objective=Objective.of(_node(config, "objective"), OBJECTIVES),
+            steps=StepSettings.of(_optional(config, "steps") or {}),
+            hyperparameters=_hyperparameters(config),
+        )
+
+
+# What of a record can be an objective.
+OBJECTIVES = (
+    "valid_l1",
+    "train_l1",
+    "baseline_ratio",
+    "student_parameters",
+    "student_latency_ms",
+    "text_l1",
+    "text_cosine",
+    "seconds",
+)
+
+
+def _node(config: DictConfig, key: str) -> Node:
+    """A part that every trial has."""
+    node = _optional(config, key)
+    if node is None:
+        raise SlicewiseError(f"{key}: missing; choose one of {key}=..., see python -m sweep --help")
+    return node
+
+
+def _optional(config: DictConfig, key: str) -> Node | None:
+    """A part as a plain map, None where there is none: `scheduler=null`, `~callbacks`."""
+    node = config.get(key)
+    if node is None:
+        return None
+    if not isinstance(node, DictConfig):
+        raise ArgumentError(key, node, f"one of {key}=..., see python -m sweep --help")
+    try:
+        plain = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SlicewiseError(f"{key}: {error}") from error
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
+
+
+def _seed(seed: Any) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ArgumentError("seed", seed, f"an integer from 0 to {2**32 - 1}")
+    return seed
+
+
+def _hyperparameters(config: DictConfig) -> dict[str, Any]:
+    names = [str(name) for name in config if name not in _NO_HYPERPARAMETERS]
+    kept = OmegaConf.masked_copy(config, names)
+    try:
+        tree = OmegaConf.to_container(kept, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SlicewiseError(str(error)) from error
+    return dict(_flat(tree))
+
+
+def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [
+        item
+        for key, value in tree.items()
+        for item in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    ]

@@ -1,0 +1,43 @@
+"""What is to be fitted, as it is handed to whoever fits it, in this process or in another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sweep.trial.active import active_trial
+
+
+@dataclass
+class Task:
+    """What is to be fitted.
+
+    Attributes:
+        config: The trial's configuration.
+        hydra: Hydra's own part of it.
+        params: The swept values; None for a single fit.
+        number: Of the trial.
+    """
+
+    config: DictConfig
+    hydra: Any
+    params: dict[str, Any] | None
+    number: int
+
+    @property
+    def directory(self) -> Path:
+        """The trial's."""
+        return Path(self.hydra.runtime.output_dir)
+
+    @classmethod
+    def current(cls, config: DictConfig) -> Task:
+        """Of the Hydra job, and the trial, that run in this process now."""
+        active = active_trial()
+        hydra = HydraConfig.get()
+        if active is None:
+            return cls(config, hydra, None, 0)
+        return cls(config, hydra, dict(active.params), active.number)
