@@ -20,12 +20,12 @@ from sweep.trust import trusted_targets
 def main() -> int:
     register_resolvers()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    hydra_main = hydra.main(
-        config_path=str(application.config_directory()),
-        config_name=application.CONFIG_NAME,
-        execution_whitelist=trusted_targets(),
-    )
     try:
+        hydra_main = hydra.main(
+            config_path=str(application.config_directory()),
+            config_name=application.CONFIG_NAME,
+            execution_whitelist=trusted_targets(),
+        )
         if started_by_torchrun() and os.environ["RANK"] != "0":
             from sweep.ranks import torchrun
 

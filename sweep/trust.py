@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from slicewise.trust import trusted_by_user
 
 _TRUSTED = ("slicewise.*", "sweep.*", "torch.optim.*", "pytorch_lightning.*")
 
@@ -12,5 +12,8 @@ def trusted_targets() -> tuple[str, ...]:
 
     A configuration can come out of a results folder, and must not be able to run just anything.
     The environment variable SLICEWISE_TRUSTED adds patterns: `SLICEWISE_TRUSTED=my_package.*`.
+
+    Raises:
+        ArgumentError: The variable holds something else than patterns.
     """
-    return (*_TRUSTED, *filter(None, os.environ.get("SLICEWISE_TRUSTED", "").split(",")))
+    return (*_TRUSTED, *trusted_by_user())

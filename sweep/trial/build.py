@@ -13,7 +13,6 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from typing import Any, Literal, Union, cast
 
 from hydra.errors import InstantiationException
@@ -23,6 +22,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.trust import is_trusted
 from sweep.trial.renamed import current_name
 from sweep.trust import trusted_targets
 
@@ -84,7 +84,7 @@ def mistakes_of(group: str) -> Iterator[None]:
 
 
 def _target(group: str, name: str) -> Any:
-    if not any(fnmatch(name, pattern) for pattern in trusted_targets()):
+    if not is_trusted(name, trusted_targets()):
         raise ArgumentError(
             f"{group}._target_",
             name,

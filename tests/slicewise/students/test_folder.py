@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from slicewise.errors import SlicewiseError
+from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.students.approx import ApproximateAttention
 from slicewise.students.folder import load_student, save_student
 
@@ -77,7 +78,8 @@ def test_round_trip(
 def test_folder_holds_two_plain_files(folder: Path, new_student: NewStudent) -> None:
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
-    assert config == {"family": "approx", **new_student().config}
+    target = "slicewise.students.approx.ApproximateAttention"
+    assert config == {"_target_": target, **new_student().config}
     assert list(load_file(folder / "model.safetensors")) == sorted(new_student().state_dict())
 
 
@@ -121,6 +123,87 @@ with torch.no_grad():
     torch.testing.assert_close(output, expected, atol=1e-6, rtol=0)
 
 
+# Folders of version 0.1.0, which say "family"
+
+
+OLD_FOLDERS = sorted(path for path in (Path(__file__).parent / "version_0_1_0").iterdir())
+
+
+def test_all_old_families_are_here() -> None:
+    names = [path.name for path in OLD_FOLDERS]
+    assert names == ["approx", "approx_ffn", "bert_layer", "linear", "low_rank", "original"]
+
+
+@pytest.mark.parametrize("old", OLD_FOLDERS, ids=lambda path: path.name)
+def test_old_folder_loads_and_computes_what_it_did(old: Path, tmp_path: Path) -> None:
+    assert json.loads((old / "config.json").read_text())["family"] == old.name
+    student = load_student(old)
+    tensors = load_file(old / "expected.safetensors")
+    again = load_student(save_student(student, tmp_path))
+    for each in (student, again):
+        with torch.no_grad():
+            output = each(tensors["input"], tensors["mask"])
+        torch.testing.assert_close(output, tensors["output"], atol=1e-6, rtol=0)
+
+
+# A family of one's own
+
+
+OWN_FAMILY = Path(__file__).parents[2] / "own_family"
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The student of a package outside slicewise, which is no longer on the path."""
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(OWN_FAMILY)
+        from my_package.mine import Bottleneck
+
+        folder = save_student(Bottleneck(24), tmp_path / "own")
+    for name in ("my_package", "my_package.mine"):
+        monkeypatch.delitem(sys.modules, name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "trusted", ["my_package.*", "my_package.mine.*", "my_package.mine.Bottleneck"]
+)
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_own_family_loads_where_it_is_trusted(
+    own_folder: Path, trusted: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(OWN_FAMILY)
+    if by == "environment":
+        monkeypatch.setenv("SLICEWISE_TRUSTED", trusted)
+    student = load_student(own_folder, [trusted] if by == "argument" else ())
+    assert type(student).__qualname__ == "Bottleneck"
+    assert student(torch.randn(2, 6, 24)).shape == (2, 6, 24)
+
+
+def test_own_family_is_not_even_imported_where_it_is_not(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(OWN_FAMILY)
+    message = _message(own_folder)
+    assert "_target_=my_package.mine.Bottleneck: allowed: slicewise.students.*\n" in message
+    assert message.endswith("SLICEWISE_TRUSTED='my_package.*' python ...")
+    assert "my_package" not in sys.modules
+
+
+def test_own_family_that_is_not_here(own_folder: Path) -> None:
+    with pytest.raises(SlicewiseError, match="No module named 'my_package'"):
+        load_student(own_folder, ["my_package.*"])
+
+
+def test_class_that_nobody_finds_again_is_not_saved(tmp_path: Path) -> None:
+    class Local(ApproximateAttention):
+        pass
+
+    with pytest.raises(ArgumentError, match=r"Local: allowed: a class at the top of its module"):
+        save_student(Local(24), tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
 # Folders that are not a student's
 
 
@@ -148,11 +231,12 @@ def test_file_in_place_of_the_folder(tmp_path: Path) -> None:
     "content",
     [
         pytest.param(b"", id="empty"),
-        pytest.param(b'{"family": "app', id="cut short"),
+        pytest.param(b'{"_target_": "slicew', id="cut short"),
         pytest.param(b"\xff\xfe\x00", id="not text"),
         pytest.param(b"[]", id="a list"),
         pytest.param(b"3", id="a number"),
-        pytest.param(b"{}", id="no family"),
+        pytest.param(b"[" * 100_000, id="without end"),
+        pytest.param(b"{}", id="no class"),
         pytest.param(b'{"family": "approx"}', id="no sizes"),
         pytest.param(b'{"family": "approx", "input_dim": 24, "wings": 2}', id="unknown size"),
     ],
@@ -170,7 +254,6 @@ def test_damaged_config(folder: Path, content: bytes) -> None:
         ({"qkv_layers": "two"}, "'str'"),
         ({"input_dim": None}, "NoneType"),
         ({"layer_norm_eps": "tiny"}, "'str'"),
-        ({"family": None}, "family None is not a name"),
         ({"num_attention_heads": 2.5}, "num_attention_heads=2.5"),
     ],
 )
@@ -182,39 +265,34 @@ def test_config_that_builds_nothing(folder: Path, changes: dict[str, Any], expec
 
 
 @pytest.mark.parametrize(
-    "family", ["transformer9", "Approx", "", "approx2", "collections", "json", "os"]
+    "family", ["transformer9", "os", "../approx", "base", "", None, 7, ["approx"]]
 )
-def test_unknown_family(folder: Path, family: str) -> None:
-    _rewrite(folder, family=family)
-    assert f"family {family!r}" in _message(folder)
+def test_unknown_family_of_an_old_folder(folder: Path, family: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["_target_"]
+    (folder / "config.json").write_text(json.dumps({"family": family, **config}))
+    assert "allowed: approx, approx_ffn, bert_layer, linear, low_rank, original" in _message(folder)
 
 
 @pytest.mark.parametrize(
-    "family",
+    "target",
     [
-        "../approx",
-        "/tmp/approx",
-        "..folder",
-        ".approx",
-        "approx.ApproximateAttention",
-        "slicewise.students.approx",
-        "os.path",
-        "approx\n",
-        "__init__",
+        "os.system",
+        "slicewise.students.folder.os.system",
+        "slicewise.students.folder.json.loads",
+        "slicewise.students.base.Student",
+        "slicewise.students.low_rank.LowRankLinear",
+        "slicewise.trust.importlib.import_module",
+        "my_package.mine.Bottleneck",
         None,
         7,
-        ["approx"],
     ],
 )
-def test_family_that_is_not_a_plain_name_is_refused(folder: Path, family: object) -> None:
-    _rewrite(folder, family=family)
-    assert f"family {family!r} is not a name" in _message(folder)
-
-
-@pytest.mark.parametrize("family", ["base", "folder"])
-def test_module_that_holds_no_family(folder: Path, family: str) -> None:
-    _rewrite(folder, family=family)
-    assert f"slicewise.students.{family} is not a student family" in _message(folder)
+def test_class_that_is_none_of_ours_is_refused(folder: Path, target: object) -> None:
+    """See `test_trust` for what else is."""
+    _rewrite(folder, _target_=target)
+    shown = "null" if target is None else target
+    assert _message(folder).startswith(f"{folder / 'config.json'}: _target_={shown}: ")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])

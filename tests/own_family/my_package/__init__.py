@@ -1,0 +1,1 @@
+"""A package of a user's, outside slicewise: tests put the folder around it on the path."""
