@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from slicewise.errors import ArgumentError
+from slicewise.arguments import check_integers
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -42,7 +42,7 @@ def count_flops(module: nn.Module, batch_size: int, seq_length: int, hidden_size
     Raises:
         ArgumentError: A size is not positive.
     """
-    _check_sizes(batch_size=batch_size, seq_length=seq_length, hidden_size=hidden_size)
+    check_integers(1, batch_size=batch_size, seq_length=seq_length, hidden_size=hidden_size)
     shapes_only = copy.deepcopy(module).to("meta")
     parameter = next(module.parameters(), None)
     x_BTH = torch.empty(
@@ -83,9 +83,10 @@ def latency_ms(
     Raises:
         ArgumentError: A size or `runs` is not positive, or `warm_up_runs` is negative.
     """
-    _check_sizes(batch_size=batch_size, seq_length=seq_length, hidden_size=hidden_size, runs=runs)
-    if warm_up_runs < 0:
-        raise ArgumentError("warm_up_runs", warm_up_runs, "an integer of at least 0")
+    check_integers(
+        1, batch_size=batch_size, seq_length=seq_length, hidden_size=hidden_size, runs=runs
+    )
+    check_integers(0, warm_up_runs=warm_up_runs)
     parameter = next(module.parameters(), torch.empty(0))
     x_BTH = torch.randn(
         batch_size, seq_length, hidden_size, device=parameter.device, dtype=parameter.dtype
@@ -118,9 +119,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ArgumentError(name, size, "an integer of at least 1")

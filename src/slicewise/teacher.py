@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from slicewise.arguments import check_integers, check_multiple
 from slicewise.cuda_graph import Captured
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
@@ -227,18 +228,13 @@ def random_bert(
         ArgumentError: The encoder has no such layers, or the heads do not divide `hidden_size`.
     """
     _check_layers(first_layer, num_layers, num_hidden_layers, "random_bert")
-    sizes = {
-        "hidden_size": hidden_size,
-        "num_attention_heads": num_attention_heads,
-        "intermediate_size": intermediate_size,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ArgumentError(name, size, "an integer of at least 1")
-    if hidden_size % num_attention_heads:
-        raise ArgumentError(
-            "hidden_size", hidden_size, f"a multiple of num_attention_heads={num_attention_heads}"
-        )
+    check_integers(
+        1,
+        hidden_size=hidden_size,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
+    )
+    check_multiple("hidden_size", hidden_size, "num_attention_heads", num_attention_heads)
     config = BertConfig(
         vocab_size=1,
         hidden_size=hidden_size,

@@ -256,7 +256,9 @@ def test_layers_outside_the_teacher(first_layer: int, num_layers: int, message: 
 def test_random_bert_heads_must_divide_the_hidden_size() -> None:
     with pytest.raises(ArgumentError) as caught:
         random_bert(hidden_size=50)
-    assert str(caught.value) == "hidden_size=50: allowed: a multiple of num_attention_heads=12"
+    assert str(caught.value) == (
+        "hidden_size=50: allowed: a multiple of num_attention_heads=12, such as 48"
+    )
 
 
 def test_model_of_another_family(tmp_path: Path) -> None:

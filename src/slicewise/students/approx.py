@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from slicewise.arguments import (
+    check_integers,
+    check_multiple,
+    check_numbers,
+    check_probabilities,
+)
 from slicewise.attention import Dropout, attend
 from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
@@ -57,6 +63,7 @@ class ApproximateAttention(Student):
         layer_norm_eps: float = 1e-12,
     ) -> None:
         super().__init__()
+        check_integers(1, input_dim=input_dim)
         value_dim = input_dim // 2 if value_dim is None else value_dim
         output_dim = input_dim if output_dim is None else output_dim
         self.config = {
@@ -69,22 +76,16 @@ class ApproximateAttention(Student):
             "dropout": dropout,
             "layer_norm_eps": layer_norm_eps,
         }
-        for name in ("input_dim", "num_attention_heads", "attention_hidden_size", "value_dim"):
-            if self.config[name] < 1:
-                raise ArgumentError(name, self.config[name], "an integer of at least 1")
-        if qkv_layers < 0:
-            raise ArgumentError("qkv_layers", qkv_layers, "an integer of at least 0")
-        if not 0 <= dropout < 1:
-            raise ArgumentError("dropout", dropout, "a probability p with 0 <= p < 1")
-        if not layer_norm_eps >= 0:
-            raise ArgumentError("layer_norm_eps", layer_norm_eps, "a number of at least 0")
-        if value_dim % num_attention_heads:
-            raise ArgumentError(
-                "value_dim",
-                value_dim,
-                f"a multiple of num_attention_heads={num_attention_heads}, such as "
-                f"{max(1, round(value_dim / num_attention_heads)) * num_attention_heads}",
-            )
+        check_integers(
+            1,
+            num_attention_heads=num_attention_heads,
+            attention_hidden_size=attention_hidden_size,
+            value_dim=value_dim,
+        )
+        check_integers(0, qkv_layers=qkv_layers)
+        check_probabilities(dropout=dropout)
+        check_numbers(0, layer_norm_eps=layer_norm_eps)
+        check_multiple("value_dim", value_dim, "num_attention_heads", num_attention_heads)
         if output_dim != input_dim:
             raise ArgumentError(
                 "output_dim",

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from slicewise.data.batch import Batch
-from slicewise.errors import ArgumentError
 from slicewise.students.approx import ApproximateAttention
 from slicewise.students.base import Student
 from slicewise.students.layers import FeedForward, Geometry, check_sizes, read_layers
 from slicewise.students.reduction import fit_to_slice, layer_moments, reduce_feed_forward
+from slicewise.students.sizes import check_at_most, check_hidden_size
 
 if TYPE_CHECKING:
     from slicewise.teacher import TeacherSlice
@@ -115,20 +115,8 @@ class ApproximateAttentionWithFeedForward(Student):
         """
         source = read_layers(teacher, 1)
         geometry = Geometry.of(teacher)
-        if self.config["input_dim"] != geometry.input_dim:
-            raise ArgumentError(
-                "input_dim",
-                self.config["input_dim"],
-                f"{geometry.input_dim}, the hidden size of the teacher",
-            )
-        if self.config["intermediate_size"] > geometry.intermediate_size:
-            raise ArgumentError(
-                "intermediate_size",
-                self.config["intermediate_size"],
-                f"1 to {geometry.intermediate_size}, what the teacher has, where the weights "
-                "come from it",
-                "For a larger one: student.init=random",
-            )
+        check_hidden_size(self, teacher)
+        check_at_most(self, {"intermediate_size": geometry.intermediate_size})
         (layer,) = source
         batches = list(batches)
         (moments,) = layer_moments(source, batches)

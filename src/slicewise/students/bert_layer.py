@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from slicewise.arguments import check_integers
 from slicewise.data.batch import Batch
-from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
 from slicewise.students.layers import Encoder, Geometry, check_sizes, read_layers
 from slicewise.students.reduction import (
@@ -21,6 +21,7 @@ from slicewise.students.reduction import (
     reduce_attention,
     reduce_feed_forward,
 )
+from slicewise.students.sizes import check_at_most, check_hidden_size
 
 if TYPE_CHECKING:
     from slicewise.teacher import TeacherSlice
@@ -61,6 +62,9 @@ class BertLayer(Student):
         hidden_act: str = "gelu",
     ) -> None:
         super().__init__()
+        check_integers(
+            1, num_attention_heads=num_attention_heads, attention_hidden_size=attention_hidden_size
+        )
         if value_dim is None:
             value_dim = num_attention_heads * attention_hidden_size
         self.config = {
@@ -105,16 +109,11 @@ class BertLayer(Student):
         num_layers = self.config["num_layers"]
         source = read_layers(teacher, num_layers)
         geometry = Geometry.of(teacher)
-        if self.config["input_dim"] != geometry.input_dim:
-            raise ArgumentError(
-                "input_dim",
-                self.config["input_dim"],
-                f"{geometry.input_dim}, the hidden size of the teacher",
-            )
-        for name in ("num_attention_heads", "attention_hidden_size", "intermediate_size"):
-            self._check_at_most(name, self.config[name], getattr(geometry, name))
-        heads, head_size = self.config["num_attention_heads"], geometry.attention_hidden_size
-        self._check_at_most("value_dim", self.config["value_dim"], heads * head_size)
+        check_hidden_size(self, teacher)
+        narrowed = ("num_attention_heads", "attention_hidden_size", "intermediate_size")
+        check_at_most(self, {name: getattr(geometry, name) for name in narrowed})
+        heads = self.config["num_attention_heads"]
+        check_at_most(self, {"value_dim": heads * geometry.attention_hidden_size})
 
         batches = list(batches)
         moments = layer_moments(source, batches)
@@ -124,13 +123,3 @@ class BertLayer(Student):
         if num_layers < geometry.num_layers:
             last = f"encoder.layers.{num_layers - 1}.feed_forward"
             fit_to_slice(self, last, read_layers(teacher, geometry.num_layers), batches)
-
-    @staticmethod
-    def _check_at_most(name: str, size: int, largest: int) -> None:
-        if size > largest:
-            raise ArgumentError(
-                name,
-                size,
-                f"1 to {largest}, what the teacher has, where the weights come from it",
-                "For a larger one: student.init=random",
-            )

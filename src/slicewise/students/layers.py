@@ -17,6 +17,12 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from slicewise.arguments import (
+    check_integers,
+    check_multiple,
+    check_numbers,
+    check_probabilities,
+)
 from slicewise.attention import Dropout, attend
 from slicewise.errors import ArgumentError, SlicewiseError
 
@@ -25,6 +31,15 @@ if TYPE_CHECKING:
 
 # Any: what is not an nn.Linear has its weights elsewhere, and who reads them knows where.
 NewLinear = Callable[[int, int], Any]
+
+_SIZES = (
+    "input_dim",
+    "num_layers",
+    "num_attention_heads",
+    "attention_hidden_size",
+    "value_dim",
+    "intermediate_size",
+)
 
 # Where a layer of ours finds its weights in a teacher's: BERT, RoBERTa, ELECTRA ... and DistilBERT.
 _NAMES = (
@@ -297,30 +312,14 @@ def check_sizes(arguments: Mapping[str, Any]) -> None:
             not a probability below 1, `layer_norm_eps` is negative, or transformers has no
             activation `hidden_act`.
     """
-    for name in (
-        "input_dim",
-        "num_layers",
-        "num_attention_heads",
-        "attention_hidden_size",
-        "value_dim",
-        "intermediate_size",
-    ):
-        if arguments.get(name, 1) < 1:
-            raise ArgumentError(name, arguments[name], "an integer of at least 1")
-    if not 0 <= arguments["dropout"] < 1:
-        raise ArgumentError("dropout", arguments["dropout"], "a probability p with 0 <= p < 1")
-    if not arguments["layer_norm_eps"] >= 0:
-        raise ArgumentError("layer_norm_eps", arguments["layer_norm_eps"], "a number of at least 0")
+    check_integers(1, **{name: arguments[name] for name in _SIZES if name in arguments})
+    check_probabilities(dropout=arguments["dropout"])
+    check_numbers(0, layer_norm_eps=arguments["layer_norm_eps"])
     if arguments["hidden_act"] not in ACT2FN:
         raise ArgumentError("hidden_act", arguments["hidden_act"], ", ".join(sorted(ACT2FN)))
-    value_dim, heads = arguments.get("value_dim", 0), arguments.get("num_attention_heads", 1)
-    if value_dim % heads:
-        raise ArgumentError(
-            "value_dim",
-            value_dim,
-            f"a multiple of num_attention_heads={heads}, such as "
-            f"{max(1, round(value_dim / heads)) * heads}",
-        )
+    if "value_dim" in arguments:
+        heads = arguments["num_attention_heads"]
+        check_multiple("value_dim", arguments["value_dim"], "num_attention_heads", heads)
 
 
 def check_head_size(input_dim: int, num_attention_heads: int) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from slicewise.arguments import check_integers, check_numbers
 from slicewise.data.batch import Batch
-from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
 from slicewise.students.reduction import MomentSums, counted_tokens
+from slicewise.students.sizes import check_hidden_size
 
 if TYPE_CHECKING:
     from slicewise.teacher import TeacherSlice
@@ -40,10 +41,8 @@ class Linear(Student):
     def __init__(self, input_dim: int, ridge: float = 1e-6) -> None:
         super().__init__()
         self.config = {"input_dim": input_dim, "ridge": ridge}
-        if input_dim < 1:
-            raise ArgumentError("input_dim", input_dim, "an integer of at least 1")
-        if not ridge >= 0:
-            raise ArgumentError("ridge", ridge, "a number of at least 0")
+        check_integers(1, input_dim=input_dim)
+        check_numbers(0, ridge=ridge)
         self.dense = nn.Linear(input_dim, input_dim)
         self.requires_grad_(False)
 
@@ -66,11 +65,8 @@ class Linear(Student):
         Raises:
             ArgumentError: `input_dim` is not the teacher's hidden size.
         """
+        check_hidden_size(self, teacher)
         H = teacher.hidden_size
-        if self.config["input_dim"] != H:
-            raise ArgumentError(
-                "input_dim", self.config["input_dim"], f"{H}, the hidden size of the teacher"
-            )
         sums = self._sums(teacher, batches)
         if not sums.tokens:
             sums = self._sums(teacher, _standard_normal(H))

@@ -22,6 +22,7 @@ from slicewise.students.layers import (
     read_layers,
 )
 from slicewise.students.reduction import Moments, factorise, layer_moments
+from slicewise.students.sizes import check_hidden_size, check_same
 
 if TYPE_CHECKING:
     from slicewise.teacher import TeacherSlice
@@ -133,14 +134,9 @@ class LowRank(Student):
         """
         source = read_layers(teacher, self.config["num_layers"])
         geometry = Geometry.of(teacher)
-        for name in ("input_dim", "num_attention_heads", "intermediate_size"):
-            if self.config[name] != getattr(geometry, name):
-                raise ArgumentError(
-                    name,
-                    self.config[name],
-                    f"{getattr(geometry, name)}, as the teacher has, where the weights come "
-                    "from it",
-                )
+        check_hidden_size(self, teacher)
+        names = ("num_attention_heads", "intermediate_size")
+        check_same(self, {name: getattr(geometry, name) for name in names})
         moments = layer_moments(source, batches)
         for ours, theirs, seen in zip(self.encoder, source, moments, strict=True):
             inputs: dict[str, Moments] = {

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from slicewise.data.batch import Batch
-from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
 from slicewise.students.layers import (
     Encoder,
@@ -20,6 +19,7 @@ from slicewise.students.layers import (
     check_sizes,
     read_layers,
 )
+from slicewise.students.sizes import check_same
 
 if TYPE_CHECKING:
     from slicewise.teacher import TeacherSlice
@@ -90,7 +90,5 @@ class Original(Student):
             ArgumentError: A size is not the teacher's.
             SlicewiseError: The teacher's layers are not of BERT's shape.
         """
-        for name, size in self.sizes_from(teacher).items():
-            if self.config[name] != size:
-                raise ArgumentError(name, self.config[name], f"null or {size}, as the teacher has")
+        check_same(self, self.sizes_from(teacher))
         self.encoder.load_state_dict(read_layers(teacher, self.config["num_layers"]).state_dict())

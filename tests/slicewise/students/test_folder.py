@@ -251,10 +251,10 @@ def test_damaged_config(folder: Path, content: bytes) -> None:
     [
         ({"wings": 2}, "'wings'"),
         ({"value_dim": 13}, "value_dim=13: allowed: a multiple of num_attention_heads=2"),
-        ({"qkv_layers": "two"}, "'str'"),
-        ({"input_dim": None}, "NoneType"),
-        ({"layer_norm_eps": "tiny"}, "'str'"),
-        ({"num_attention_heads": 2.5}, "num_attention_heads=2.5"),
+        ({"qkv_layers": "two"}, "qkv_layers=two: allowed: an integer of at least 0"),
+        ({"input_dim": None}, "input_dim=null: allowed: an integer of at least 1"),
+        ({"layer_norm_eps": "tiny"}, "layer_norm_eps=tiny: allowed: a number"),
+        ({"num_attention_heads": 2.5}, "num_attention_heads=2.5: allowed: an integer"),
     ],
 )
 def test_config_that_builds_nothing(folder: Path, changes: dict[str, Any], expected: str) -> None:

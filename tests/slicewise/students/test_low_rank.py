@@ -178,7 +178,7 @@ def test_error_names_argument_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("input_dim", 48, "24, as"),
+        ("input_dim", 48, "24, the hidden size"),
         ("num_layers", 3, "1 to 2"),
         ("num_attention_heads", 3, "2, as"),
         ("intermediate_size", 30, "32, as"),
