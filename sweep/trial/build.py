@@ -84,6 +84,13 @@ def mistakes_of(group: str) -> Iterator[None]:
 
 
 def _target(group: str, name: str) -> Any:
+    if name == MISSING:
+        raise ArgumentError(
+            f"{group}._target_",
+            name,
+            "the dotted name of a class",
+            f"For example: {group}._target_=my_package.mine.MyClass",
+        )
     if not is_trusted(name, trusted_targets()):
         raise ArgumentError(
             f"{group}._target_",

@@ -29,10 +29,13 @@ class Student(nn.Module, ABC):
         config: The arguments that build this student again, all plain JSON values.
         initialisations: Where its first weights may come from: `random`, what the constructor
             leaves; `teacher`, what `start_from` makes of them.
+        reproduces_teacher: Whether a student with nothing but `sizes_from` a teacher, started from
+            it, returns what the teacher does: whether nothing is lost where nothing is left out.
     """
 
     config: dict[str, Any]
     initialisations: ClassVar[tuple[str, ...]] = ("random",)
+    reproduces_teacher: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -48,6 +48,7 @@ class BertLayer(Student):
     """
 
     initialisations = ("random", "teacher")
+    reproduces_teacher = True
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ class LowRank(Student):
     """
 
     initialisations = ("random", "teacher")
+    reproduces_teacher = True
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class LowRank(Student):
         }
         check_sizes(self.config)
         check_head_size(input_dim, num_attention_heads)
-        largest = min(input_dim, intermediate_size)
+        largest = _largest_rank(input_dim, intermediate_size)
         if not 1 <= rank <= largest:
             raise ArgumentError("rank", rank, f"1 to {largest}, the rank of a whole map")
         sizes = {
@@ -114,6 +115,7 @@ class LowRank(Student):
     def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
         sizes = dict(vars(Geometry.of(teacher)))
         del sizes["attention_hidden_size"]
+        sizes["rank"] = _largest_rank(sizes["input_dim"], sizes["intermediate_size"])
         return sizes
 
     @torch.no_grad()
@@ -156,3 +158,8 @@ class LowRank(Student):
                 ours_linear.outer.bias.copy_(bias_O)
             for name in ("attention.norm", "feed_forward.norm"):
                 ours.get_submodule(name).load_state_dict(theirs.get_submodule(name).state_dict())
+
+
+def _largest_rank(input_dim: int, intermediate_size: int) -> int:
+    """Beyond it a map to or from the neurons would gain nothing."""
+    return min(input_dim, intermediate_size)

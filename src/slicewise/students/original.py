@@ -42,6 +42,7 @@ class Original(Student):
     """
 
     initialisations = ("teacher",)
+    reproduces_teacher = True
 
     def __init__(
         self,

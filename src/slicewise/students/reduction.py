@@ -298,9 +298,10 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
     """
     if not batches:
         return
-    device = next(source.parameters()).device
-    # A copy, so that the student stays on its device and in its mode.
-    running = copy.deepcopy(student).to(device).eval()
+    weight = next(source.parameters())
+    device = weight.device
+    # A copy, so that the student stays on its device, in its mode and precision.
+    running = copy.deepcopy(student).to(weight).eval()
     block: FeedForward = running.get_submodule(last)  # type: ignore[assignment]
     norm = list(source)[-1].feed_forward.norm
     taps = (block.output, block.intermediate, norm)

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from slicewise.cost import count_parameters
 from slicewise.errors import ArgumentError
 from slicewise.students.approx_ffn import ApproximateAttentionWithFeedForward
-from slicewise.students.folder import load_student, save_student
 from slicewise.teacher import TeacherSlice
 from tests.slicewise.teachers import loud_teacher, noise
 
@@ -54,36 +50,6 @@ def test_it_starts_nearer_to_the_teacher_than_chance() -> None:
     assert _loss(started, teacher) < 0.8 * _loss(random, teacher)
 
 
-def test_every_parameter_learns() -> None:
-    student = _student(loud_teacher()).train()
-    student(torch.randn(2, 6, 24)).pow(3).sum().backward()
-    still = [n for n, p in student.named_parameters() if p.grad is None or not p.grad.any()]
-    # A constant added to every key leaves the softmax as it was.
-    assert set(still) <= {"attention.key.2.bias"}
-    assert student.is_trainable
-
-
-def test_masked_tokens_are_not_seen_by_the_others(additive_mask: Callable[..., Tensor]) -> None:
-    student = _student(loud_teacher())
-    x_BTH = torch.randn(2, 6, 24)
-    other_BTH = x_BTH.clone()
-    other_BTH[:, 4:] = torch.randn(2, 2, 24)
-    mask = additive_mask(4, 4)
-    with torch.no_grad():
-        assert torch.equal(student(x_BTH, mask)[:, :4], student(other_BTH, mask)[:, :4])
-        assert not torch.equal(student(x_BTH)[:, :4], student(other_BTH)[:, :4])
-
-
-def test_round_trip(tmp_path: Path) -> None:
-    student = _student(loud_teacher(), intermediate_size=9, qkv_layers=2)
-    loaded = load_student(save_student(student, tmp_path))
-    assert type(loaded) is ApproximateAttentionWithFeedForward
-    assert loaded.config == student.config
-    x_BTH = torch.randn(2, 6, 24)
-    with torch.no_grad():
-        assert torch.equal(loaded(x_BTH), student(x_BTH))
-
-
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
@@ -98,14 +64,7 @@ def test_impossible_sizes_are_refused(sizes: dict[str, Any], message: str) -> No
         _student(loud_teacher(), **sizes)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ({"intermediate_size": 33}, "intermediate_size=33: allowed: 1 to 32"),
-        ({"input_dim": 12, "output_dim": 12}, "input_dim=12: allowed: 24"),
-    ],
-)
-def test_no_more_can_be_taken_than_there_is(sizes: dict[str, int], message: str) -> None:
+def test_no_more_can_be_taken_than_there_is() -> None:
     teacher = loud_teacher()
-    with pytest.raises(ArgumentError, match=message):
-        _student(teacher, **sizes).start_from(teacher)
+    with pytest.raises(ArgumentError, match="intermediate_size=33: allowed: 1 to 32"):
+        _student(teacher, intermediate_size=33).start_from(teacher)

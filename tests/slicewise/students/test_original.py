@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from slicewise.cost import count_parameters
 from slicewise.errors import ArgumentError
@@ -32,22 +31,6 @@ def test_it_is_the_teacher(new_teacher: Callable[[], TeacherSlice], tmp_path: Pa
     for arguments in ((x_BTH,), (x_BTH, mask)):
         torch.testing.assert_close(loaded(*arguments), teacher(*arguments), atol=1e-5, rtol=0)
     assert count_parameters(loaded) == count_parameters(teacher)
-
-
-def test_there_is_nothing_to_train() -> None:
-    student = _student(loud_teacher())
-    assert not student.is_trainable
-    assert student.initialisations == ("teacher",)
-
-
-def test_masked_tokens_are_not_seen_by_the_others(additive_mask: Callable[..., Tensor]) -> None:
-    student = _student(loud_teacher())
-    x_BTH = torch.randn(2, 6, 24)
-    other_BTH = x_BTH.clone()
-    other_BTH[:, 4:] = torch.randn(2, 2, 24)
-    mask = additive_mask(4, 4)
-    assert torch.equal(student(x_BTH, mask)[:, :4], student(other_BTH, mask)[:, :4])
-    assert not torch.equal(student(x_BTH)[:, :4], student(other_BTH)[:, :4])
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from sweep.trial.fit import build_student
 from tests.slicewise.teachers import noise
 
 _CONFIGURED = (application.config_directory() / "student").glob("*.yaml")
-# "tiny" is a size of "approx".
-FAMILIES = sorted({path.stem for path in _CONFIGURED} - {"tiny"})
+# "tiny" is a size of "approx", "custom" any family of another package.
+FAMILIES = sorted({path.stem for path in _CONFIGURED} - {"tiny", "custom"})
 # For a teacher 24 wide.
 SIZES = {"low_rank": ["student.rank=24"]}
 
@@ -108,6 +108,7 @@ def test_random_weights_are_the_constructors(new_student: NewStudent) -> None:
             "student.dropout=null: allowed: a number",
         ),
         (["student=low_rank", "student.rank=25"], "student.rank=25: allowed: 1 to 24"),
+        (["student=custom"], "student._target_=???: allowed: the dotted name of a class"),
         (
             ["student._target_=slicewise.teacher.minilm"],
             "student._target_=slicewise.teacher.minilm: allowed: a subclass of Student",
