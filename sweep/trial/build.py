@@ -79,7 +79,7 @@ def mistakes_of(group: str) -> Iterator[None]:
     """
     try:
         yield
-    except _MISTAKES as error:
+    except (*_MISTAKES, ArgumentError) as error:
         raise _as_mistake(group, error) from error
 
 

@@ -26,7 +26,7 @@ from slicewise.distiller import Distiller, OptimizerFactory, SchedulerFactory
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.steps import new_distiller
 from slicewise.students.base import Student
-from slicewise.students.folder import save_student
+from slicewise.students.folder import save_student, target_of
 from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
 from sweep.trial.active import ActiveTrial
@@ -239,6 +239,8 @@ def build_student(
     family = build("student", {"_target_": node["_target_"], "_partial_": True}).func
     if not (isinstance(family, type) and issubclass(family, Student)):
         raise ArgumentError("student._target_", node["_target_"], "a subclass of Student")
+    with mistakes_of("student"):
+        target_of(family)  # Before any time is spent on what could not be saved.
     init = node.pop("init", family.initialisations[0])
     if init not in family.initialisations:
         raise ArgumentError("student.init", init, " or ".join(family.initialisations))

@@ -37,6 +37,8 @@ MISTAKES = [
     ("objective.metrics=[accuracy]", "objective.metrics=[accuracy]: allowed: valid_l1"),
     ("student._target_=os.system", "student._target_=os.system: allowed: slicewise.*"),
     ("student._target_=slicewise.students.approx.Nothing", "student._target_=slicewise.students"),
+    ("student._target_=slicewise.students.folder.json.loads", "Hydra execution whitelist"),
+    ("scheduler=cosine scheduler.final=2", "scheduler.final=2.0: allowed: a share from 0 to 1"),
     ("study=[", "study=["),
 ]
 
@@ -46,7 +48,7 @@ def test_a_mistake_is_one_message(
     sweep: Sweep, capfd: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     study = [] if override.startswith("study") else ["study=a"]
-    assert sweep(*study, override) == 1
+    assert sweep(*study, *override.split()) == 1
     said = capfd.readouterr().err
     assert message in said
     assert "Traceback" not in said

@@ -71,6 +71,11 @@ def test_it_is_swept_loaded_and_repeated(
         ),
         ("my_package.*", ("student=custom",), "student._target_=???: allowed: the dotted name"),
         ("my_package.*", ("student=custom", "student._target_=my_package.mine.Other"), "Other"),
+        (
+            "my_package.*",
+            ("student=custom", "student._target_=my_package.nested.Outer.Inner"),
+            "student._target_=my_package.nested.Outer.Inner: allowed: a class at the top of its",
+        ),
         ("*", STUDENT, "SLICEWISE_TRUSTED=*: allowed: dotted names, and packages as my_package.*"),
     ],
 )
