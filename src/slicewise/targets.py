@@ -30,10 +30,12 @@ import torch
 from torch import Tensor
 
 from slicewise.data.batch import Batch, BatchIndex, Split
+from slicewise.digest import module_digest
 from slicewise.teacher import TeacherSlice
 
 log = logging.getLogger(__name__)
 
+_FORMAT = "1"
 _MAGIC = b"slicewise target 1\n"
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 # A folder that was used so recently may be in use.
@@ -44,15 +46,12 @@ def fingerprint(teacher: TeacherSlice, **decisive: Any) -> str:
     """Names the targets of a teacher: 32 hexadecimal digits.
 
     Args:
-        teacher: Its weights count, not where they come from.
+        teacher: What it computes counts, not where it comes from.
         decisive: Whatever else decides the outputs to the last bit, as JSON values: the data
             and its seed, the precision, the device, the versions.
     """
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
-    for name, tensor in sorted(teacher.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
+    named = {"format": _FORMAT, "teacher": module_digest(teacher), **decisive}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class TargetStore:

@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, H hidden size, V words of the vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
+from slicewise.digest import module_digest
 from slicewise.errors import ArgumentError, SlicewiseError
 
 log = logging.getLogger(__name__)
@@ -260,13 +260,8 @@ class WholeModel(nn.Module):
         return entering_BTH
 
     def digest(self) -> str:
-        """Names all weights that decide what `enter` returns: 64 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for part in (self.embeddings, self.below):
-            for name, tensor in sorted(part.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """Names what decides what `enter` returns: 64 hexadecimal digits."""
+        return module_digest(self.embeddings, self.below)
 
     @torch.no_grad()
     def leave(self, hidden_states: Tensor, keep: Tensor) -> Tensor:
