@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from slicewise.cuda_graph import Captured, beside
 from slicewise.data.batch import BatchIndex, l1_loss
-from slicewise.data.noise import NoiseDataModule
+from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
 from slicewise.targets import CachedTargets
@@ -246,7 +246,7 @@ class ManualDistiller(Distiller):
 
 def new_distiller(
     trainer: lightning.Trainer,
-    data: NoiseDataModule,
+    data: HiddenStatesDataModule,
     *arguments: Any,
     at_once: int | str = "auto",
     capture: bool = True,
@@ -328,13 +328,13 @@ def _missing_compiler() -> str | None:
     return None
 
 
-def _steps_of_epoch(trainer: lightning.Trainer, data: NoiseDataModule) -> int:
+def _steps_of_epoch(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
     """As Lightning counts them."""
-    steps, limit = data.sizes["train_batches"], trainer.limit_train_batches
+    steps, limit = data.train_batches, trainer.limit_train_batches
     return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
 
 
-def _steps_to_validation(trainer: lightning.Trainer, data: NoiseDataModule) -> int | None:
+def _steps_to_validation(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int | None:
     """As Lightning counts them; None where a clock decides."""
     if trainer._val_check_time_interval is not None:  # type: ignore[attr-defined]
         return None
@@ -344,14 +344,16 @@ def _steps_to_validation(trainer: lightning.Trainer, data: NoiseDataModule) -> i
     return max(1, int(_steps_of_epoch(trainer, data) * interval))
 
 
-def _steps_between_events(trainer: lightning.Trainer, data: NoiseDataModule) -> int:
+def _steps_between_events(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
     """The most steps that fit, again and again, between all that must happen in between."""
     events = [_steps_of_epoch(trainer, data), _steps_to_validation(trainer, data)]
     events.append(trainer.max_steps if trainer.max_steps > 0 else None)
     return math.gcd(*(steps for steps in events if steps is not None))
 
 
-def _count_in_batches(trainer: lightning.Trainer, data: NoiseDataModule, at_once: int) -> None:
+def _count_in_batches(
+    trainer: lightning.Trainer, data: HiddenStatesDataModule, at_once: int
+) -> None:
     """What the trainer counts in batches, in those that hold so many steps."""
     steps, to_validation = _steps_of_epoch(trainer, data), _steps_to_validation(trainer, data)
     trainer.limit_train_batches = steps // at_once

@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import Callback
 
 from slicewise.cost import count_flops, count_parameters, latency_ms
 from slicewise.data.batch import Batch, BatchIndex, Split
-from slicewise.data.noise import NoiseDataModule
+from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller, OptimizerFactory, SchedulerFactory
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.steps import new_distiller
@@ -196,7 +196,7 @@ def _named_within(group: str) -> Iterator[None]:
         raise error.within(group) from error
 
 
-def _show_targets(distiller: Distiller, data: NoiseDataModule) -> None:
+def _show_targets(distiller: Distiller, data: HiddenStatesDataModule) -> None:
     """For the baselines of a student that comes ready made: no step of a fit sees the targets."""
     for batch in _calibration(data):
         distiller.baselines.update(distiller.teacher(*batch[:2]), batch.real_tokens())
@@ -261,17 +261,19 @@ def build_student(
     return student
 
 
-def _data(settings: DataSettings, teacher: TeacherSlice) -> NoiseDataModule:
+def _data(settings: DataSettings, teacher: TeacherSlice) -> HiddenStatesDataModule:
     offered = {"teacher": teacher, "hidden_size": teacher.hidden_size}
-    data: NoiseDataModule = build("data", settings.node, offered=offered)
+    data = build("data", settings.node, offered=offered)
+    if not isinstance(data, HiddenStatesDataModule):
+        raise ArgumentError("data._target_", settings.node["_target_"], "a HiddenStatesDataModule")
     return data
 
 
-def _calibration(data: NoiseDataModule) -> Iterator[Batch]:
+def _calibration(data: HiddenStatesDataModule) -> Iterator[Batch]:
     """The first training batches, on the CPU."""
     batch_size, seq_length, _ = data.size
     needed = max(1, _CALIBRATION_TOKENS // (batch_size * seq_length))
-    for number in range(min(needed, data.sizes["train_batches"])):
+    for number in range(min(needed, data.train_batches)):
         yield data.make_batch(BatchIndex(Split.TRAIN, number), torch.device("cpu"))
 
 

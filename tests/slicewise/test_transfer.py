@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slicewise import transfer as module
-from slicewise.data.corpus import Part, part_of
+from slicewise.data.batch import Split
+from slicewise.data.corpus import split_of
 from slicewise.errors import ArgumentError
 from slicewise.students.approx import ApproximateAttention
 from slicewise.teacher import TeacherSlice, minilm, random_bert
@@ -61,7 +62,7 @@ def test_its_first_layer_alone(teacher: TeacherSlice) -> None:
 def test_texts_are_for_the_test() -> None:
     texts = default_texts()
     assert len(set(texts)) == len(texts) == 256
-    assert {part_of(text) for text in texts} == {Part.TEST}
+    assert {split_of(text) for text in texts} == {Split.TEST}
 
 
 # What it computes

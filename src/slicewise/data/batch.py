@@ -1,22 +1,32 @@
-"""What the data modules hand to a fit.
+"""A batch of hidden states, its name, and the seed that it is made from.
 
 Shapes: B batch, T tokens, H hidden size.
 """
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
 
+# Odd, so that multiplying by it permutes the 32-bit integers (2^32 over the golden ratio).
+_STRIDE = 0x9E3779B1
+
 
 class Split(IntEnum):
-    """The parts of a data set; the number takes part in the seed of a batch."""
+    """What a batch or a text is for; `slicewise.data.corpus.split_of` divides texts among them."""
 
     TRAIN = 0
     VALID = 1
+    TEST = 2
+
+
+# Where the seeds of each split begin to be counted, in steps of two. Training and validation take
+# turns, so the test's, of which few are wanted, begin halfway along validation's.
+_FIRST_SEED = {Split.TRAIN: 0, Split.VALID: 1, Split.TEST: 2**31 + 1}
 
 
 class BatchIndex(NamedTuple):
@@ -31,8 +41,17 @@ class Batch(NamedTuple):
 
     Attributes:
         hidden_states: (B, T, H), float32.
-        attention_mask: Additive, (B, 1, 1, T), or None where every token counts.
-        origin: Which batch it is, where it can be made again.
+        attention_mask: Additive, (B, 1, 1, T): 0 where a token counts, a large negative number
+            where it is padding; None where every token counts.
+        origin: Which batch it is, where it can be made again: what may be kept of it goes by
+            this name. None: nothing is kept.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.data.batch import Batch
+        >>> mask_B11T = torch.tensor([0.0, 0.0, -1e9]).view(1, 1, 1, 3)
+        >>> Batch(torch.zeros(1, 3, 8), mask_B11T).real_tokens()
+        tensor([[ True,  True, False]])
     """
 
     hidden_states: Tensor
@@ -46,8 +65,48 @@ class Batch(NamedTuple):
         return self.attention_mask[:, 0, 0] >= 0
 
 
+def batch_seed(seed: int, split: Split, index: int) -> int:
+    """The 32-bit seed of one batch.
+
+    A function of its arguments alone, so any process can make any batch. Under one `seed` no two
+    batches share a value, among the first 2^31 of training and 2^30 of the other splits; the CPU's
+    generator keeps no more than 32 bits, so a plain hash would repeat a batch after some 2^16.
+
+    Args:
+        seed: Of the whole stream; any integer.
+        split: Whose batches are counted.
+        index: The batch's number in its split, over all ranks and epochs.
+
+    Example:
+        >>> from slicewise.data.batch import Split, batch_seed
+        >>> batch_seed(0, Split.TRAIN, 0), batch_seed(0, Split.VALID, 0)
+        (1609362278, 4263798039)
+    """
+    offset = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+    counter = 2 * index + _FIRST_SEED[split]
+    return (offset + counter * _STRIDE) % 2**32
+
+
 def l1_loss(prediction: Tensor, target: Tensor, real_tokens: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of (B, T, H), over the tokens that count, (B, T)."""
+    """Mean absolute difference, over the tokens that count.
+
+    Args:
+        prediction: (B, T, H).
+        target: (B, T, H).
+        real_tokens: Which tokens count, (B, T) of booleans; None: all.
+
+    Returns:
+        A scalar. Every token that counts has the same weight, whatever batch or row it is in.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.data.batch import l1_loss
+        >>> prediction_BTH, target_BTH = torch.tensor([[[1.0], [5.0]]]), torch.zeros(1, 2, 1)
+        >>> l1_loss(prediction_BTH, target_BTH)
+        tensor(3.)
+        >>> l1_loss(prediction_BTH, target_BTH, torch.tensor([[True, False]]))
+        tensor(1.)
+    """
     if real_tokens is None:
         return F.l1_loss(prediction, target)
     difference_BT = (prediction - target).abs().mean(-1)

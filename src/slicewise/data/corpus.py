@@ -12,10 +12,10 @@ import json
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from slicewise.data.batch import Split
 from slicewise.errors import ArgumentError, SlicewiseError
 
 # Folders of the standard library that not every installation has, or that hold no text for
@@ -43,14 +43,6 @@ _LETTERS = re.compile(r"[A-Za-z ]+")
 _WORDS = range(5, 61)
 
 
-class Part(Enum):
-    """What a text is for."""
-
-    TRAIN = "train"
-    VALID = "valid"
-    TEST = "test"
-
-
 class Source(NamedTuple):
     """Where texts come from: files, a data set, or neither, which means the docstrings.
 
@@ -58,9 +50,14 @@ class Source(NamedTuple):
         files: Paths of `.txt` and `.jsonl` files.
         dataset: Name of a data set on the Hugging Face hub, or a folder.
         dataset_config: Which of the data set's configurations.
-        dataset_split: Which of its splits; it is split again by `part_of`.
+        dataset_split: Which of its splits; it is split again by `split_of`.
         text_field: Where the text is, in a row of the data set and in a line of a `.jsonl`.
         max_texts: Texts after which reading stops.
+
+    Example:
+        >>> from slicewise.data.corpus import Source
+        >>> str(Source()), str(Source(files=("a.txt", "b.jsonl")))
+        ('the docstrings of the standard library', 'a.txt, b.jsonl')
     """
 
     files: tuple[str, ...] = ()
@@ -74,15 +71,20 @@ class Source(NamedTuple):
         return self.dataset or ", ".join(self.files) or "the docstrings of the standard library"
 
 
-def part_of(text: str) -> Part:
+def split_of(text: str) -> Split:
     """Eight texts of ten are for training, one for validation, one for the test.
 
     Decided by the text's sha256 alone, so that a text stays where it is whatever else is read
     with it: no test text is ever trained on, in any corpus.
+
+    Example:
+        >>> from slicewise.data.corpus import split_of
+        >>> [split_of(f"Sentence {number}.").name for number in range(6)]
+        []
     """
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     tenth = int.from_bytes(digest[:8], "big") % 10
-    return {8: Part.VALID, 9: Part.TEST}.get(tenth, Part.TRAIN)
+    return {8: Split.VALID, 9: Split.TEST}.get(tenth, Split.TRAIN)
 
 
 def read_texts(source: Source) -> list[str]:
@@ -91,6 +93,11 @@ def read_texts(source: Source) -> list[str]:
     Raises:
         ArgumentError: Files and a data set are given both, or one of them cannot be had.
         SlicewiseError: A file is damaged; names the file and the line.
+
+    Example:
+        >>> from slicewise.data.corpus import Source, read_texts
+        >>> len(read_texts(Source(max_texts=20)))  # Of the standard library's docstrings.
+        20
     """
     if source.max_texts < 1:
         raise ArgumentError("max_texts", source.max_texts, "an integer of at least 1")
@@ -129,7 +136,7 @@ def stdlib_test_sentences(count: int) -> tuple[str, ...]:
     Raises:
         SlicewiseError: The library's source is not installed.
     """
-    test = (text for text in _stdlib_sentences() if part_of(text) is Part.TEST)
+    test = (text for text in _stdlib_sentences() if split_of(text) is Split.TEST)
     return tuple(itertools.islice(test, count))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -22,18 +23,30 @@ class MixedDataModule(TextDataModule):
 
     Args:
         teacher: Whose slice the hidden states enter.
-        batch_size: B, on each rank.
+        batch_size, train_batches, valid_batches: As in `HiddenStatesDataModule`.
         seq_length: T, of noise and of text.
-        train_batches: Batches in an epoch, all ranks together.
-        valid_batches: Batches of the fixed validation set, all ranks together.
         seed: Of the noise and of the order of the texts.
-        text_share: The part of the batches that is text, from 0 to 1.
+        text_share: The part of the batches that is text, from 0 to 1; half of them.
         files, dataset, dataset_config, dataset_split, text_field, max_texts: As in
             `TextDataModule`.
 
     Raises:
         ArgumentError: The share or a size is not allowed, or the texts cannot be had.
         SlicewiseError: A file is damaged, or the teacher's whole model cannot be loaded.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.data.batch import BatchIndex, Split
+        >>> from slicewise.data.mixed import MixedDataModule
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=48)
+        >>> data = MixedDataModule(teacher, batch_size=2, text_share=0.25, max_texts=100)
+        >>> batches = [
+        ...     data.make_batch(BatchIndex(Split.TRAIN, number), torch.device("cpu"))
+        ...     for number in range(8)
+        ... ]
+        >>> ["noise" if batch.attention_mask is None else "text" for batch in batches]
+        ['noise', 'noise', 'noise', 'text', 'noise', 'noise', 'noise', 'text']
     """
 
     def __init__(
@@ -73,9 +86,15 @@ class MixedDataModule(TextDataModule):
     def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
         texts_before = math.floor(index.number * self.text_share)
         if math.floor((index.number + 1) * self.text_share) == texts_before:
-            noise = noise_batch(self.size, self.seed, index.split, index.number, device)
+            noise = noise_batch(self.size, self.seed, *index, device)
             return Batch(noise, None, index)
         # Texts are counted by themselves, so that none is left out.
         text = BatchIndex(index.split, texts_before)
         made = super().make_batch(text, device)
         return made._replace(origin=index)
+
+    def digest(self) -> str:
+        """Names the weights, the texts and their share."""
+        return hashlib.sha256(
+            f"{super().digest()} {float(self.text_share)} noise".encode()
+        ).hexdigest()

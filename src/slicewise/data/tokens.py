@@ -5,65 +5,58 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+
 import torch
 from torch import Tensor
 
-from slicewise.data.batch import Batch, BatchIndex, Split
-from slicewise.data.noise import NoiseDataModule, batch_seed
-from slicewise.data.text import check_seq_length, enter
-from slicewise.teacher import TeacherSlice
+from slicewise.data.batch import BatchIndex, batch_seed
+from slicewise.data.entering import EnteringDataModule
 
 
-class TokensDataModule(NoiseDataModule):
+class TokensDataModule(EnteringDataModule):
     """Uniformly random words through the teacher's embeddings and lower layers.
 
     Every row begins and ends as a text does ([CLS] and [SEP]) and is full, so there is no mask.
-    No other special token is ever drawn, nor one that no text contains. Fresh for every step.
+    No other special token is ever drawn, nor one that no text contains. Fresh for every step, and
+    nearer to text than noise is, where no text can be had.
 
     Args:
-        teacher: Whose slice the hidden states enter.
-        batch_size: B, on each rank.
-        seq_length: T.
-        train_batches: Batches in an epoch, all ranks together.
-        valid_batches: Batches of the fixed validation set, all ranks together.
-        seed: Of the stream.
+        teacher, batch_size, seq_length, train_batches, valid_batches, seed: As in
+            `EnteringDataModule`.
 
-    Raises:
-        ArgumentError: A size is not allowed.
-        SlicewiseError: The teacher's whole model cannot be loaded.
+    Example:
+        >>> import torch
+        >>> from slicewise.data.batch import BatchIndex, Split
+        >>> from slicewise.data.tokens import TokensDataModule
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=48)
+        >>> data = TokensDataModule(teacher, batch_size=2, seq_length=5)
+        >>> ids_BT, _ = data.token_ids(BatchIndex(Split.TRAIN, 0))
+        >>> ids_BT[:, 0].tolist(), ids_BT[:, -1].tolist()  # [CLS] and [SEP] of this teacher
+        ([1, 1], [2, 2])
+        >>> batch = data.make_batch(BatchIndex(Split.TRAIN, 0), torch.device("cpu"))
+        >>> batch.hidden_states.shape, batch.attention_mask
+        (torch.Size([2, 5, 24]), None)
     """
 
-    def __init__(
-        self,
-        teacher: TeacherSlice,
-        batch_size: int = 32,
-        seq_length: int = 128,
-        train_batches: int = 1000,
-        valid_batches: int = 10,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            teacher.hidden_size, batch_size, seq_length, train_batches, valid_batches, seed
-        )
-        self.whole = teacher.whole()
-        check_seq_length(seq_length, self.whole)
-        self._words = torch.tensor(self.whole.tokenizer.word_ids)
-
-    def digest(self) -> str:
-        """Names the weights that, with sizes and seed, decide every batch."""
-        return self.whole.digest()
-
-    def input_ids(self, split: Split, number: int) -> Tensor:
-        """The tokens (B, T) of a batch."""
-        size_BT = (self.sizes["batch_size"], self.sizes["seq_length"])
-        # On the CPU, whatever trains: the same tokens on every device.
-        generator = torch.Generator().manual_seed(batch_seed(self.seed, split, number))
+    def token_ids(self, index: BatchIndex) -> tuple[Tensor, Tensor]:
+        size_BT = (self.batch_size, self.seq_length)
+        generator = torch.Generator().manual_seed(batch_seed(self.seed, *index))
         ids_BT = self._words[torch.randint(len(self._words), size_BT, generator=generator)]
         ids_BT[:, 0] = self.whole.tokenizer.first_id
         ids_BT[:, -1] = self.whole.tokenizer.last_id
-        return ids_BT
+        return ids_BT, torch.ones_like(ids_BT, dtype=torch.bool)
 
-    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
-        ids_BT = self.input_ids(index.split, index.number)
-        keep_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-        return Batch(enter(self.whole, ids_BT, keep_BT, device), None, index)
+    @functools.cached_property
+    def _words(self) -> Tensor:
+        return torch.tensor(self.whole.tokenizer.word_ids)
+
+    def digest(self) -> str:
+        """Names the weights, and the words that are drawn from."""
+        tokenizer = self.whole.tokenizer
+        digest = hashlib.sha256(f"random tokens\n{self.whole.digest()}\n".encode())
+        digest.update(f"{tokenizer.first_id} {tokenizer.last_id}\n".encode())
+        digest.update(self._words.numpy().tobytes())
+        return digest.hexdigest()

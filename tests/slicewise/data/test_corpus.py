@@ -14,49 +14,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicewise.data import corpus
+from slicewise.data.batch import Split
 from slicewise.data.corpus import (
-    Part,
     Source,
-    part_of,
     read_texts,
+    split_of,
     stdlib_sentences,
     stdlib_test_sentences,
 )
 from slicewise.errors import ArgumentError, SlicewiseError
 
-# Parts
+# Splits
 
 
 @given(texts=st.lists(st.text(st.characters()), unique=True), more=st.text())
-def test_a_text_stays_in_its_part(texts: list[str], more: str) -> None:
-    parts = {text: part_of(text) for text in texts}
-    assert {text: part_of(text) for text in reversed([*texts, more])} | parts == {
-        **parts,
-        more: part_of(more),
+def test_a_text_stays_in_its_split(texts: list[str], more: str) -> None:
+    splits = {text: split_of(text) for text in texts}
+    assert {text: split_of(text) for text in reversed([*texts, more])} | splits == {
+        **splits,
+        more: split_of(more),
     }
 
 
-def test_parts_are_eight_one_and_one_of_ten() -> None:
-    counts = Counter(part_of(f"text {number}") for number in range(20_000))
-    assert counts[Part.TRAIN] == pytest.approx(16_000, rel=0.02)
-    assert counts[Part.VALID] == pytest.approx(2000, rel=0.1)
-    assert counts[Part.TEST] == pytest.approx(2000, rel=0.1)
+def test_splits_are_eight_one_and_one_of_ten() -> None:
+    counts = Counter(split_of(f"text {number}") for number in range(20_000))
+    assert counts[Split.TRAIN] == pytest.approx(16_000, rel=0.02)
+    assert counts[Split.VALID] == pytest.approx(2000, rel=0.1)
+    assert counts[Split.TEST] == pytest.approx(2000, rel=0.1)
 
 
-def test_parts_never_change() -> None:
+def test_splits_never_change() -> None:
     """A test text of today that trained a student tomorrow would flatter it."""
     expected = {
-        "Return the result.": "train",
-        "text 1": "train",
-        "text 0": "valid",
-        "text 4": "valid",
-        "text 8": "test",
-        "text 10": "test",
-        "": "train",
-        "\xfc": "valid",
-        "\ud800": "train",
+        "Return the result.": Split.TRAIN,
+        "text 1": Split.TRAIN,
+        "text 0": Split.VALID,
+        "text 4": Split.VALID,
+        "text 8": Split.TEST,
+        "text 10": Split.TEST,
+        "": Split.TRAIN,
+        "\xfc": Split.VALID,
+        "\ud800": Split.TRAIN,
     }
-    assert {text: part_of(text).value for text in expected} == expected
+    assert {text: split_of(text) for text in expected} == expected
 
 
 # Sentences of the standard library
@@ -77,7 +77,7 @@ def test_sentences_are_many_and_read_as_prose() -> None:
 
 def test_test_sentences_are_the_first_that_are_for_the_test() -> None:
     first = stdlib_test_sentences(50)
-    assert first == tuple(t for t in stdlib_sentences() if part_of(t) is Part.TEST)[:50]
+    assert first == tuple(t for t in stdlib_sentences() if split_of(t) is Split.TEST)[:50]
 
 
 def test_same_sentences_in_another_process(run_python: Callable[..., str]) -> None:

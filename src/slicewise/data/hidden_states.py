@@ -1,0 +1,227 @@
+"""What every data module is: hidden states in batches, each a function of its number.
+
+Shapes: B batch, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+
+from slicewise.data.batch import Batch, BatchIndex, Split
+from slicewise.errors import ArgumentError
+
+
+class BatchIndices:
+    """Yields the indices of one rank's batches; knows where it stopped.
+
+    Ranks take turns: with K ranks, rank r takes batches r, r + K, r + 2K, ... so that together
+    they see what one rank would.
+
+    Args:
+        split: Which part.
+        num_batches: Batches in an epoch, all ranks together; training leaves out those that are
+            too few for a whole round.
+        rank: Of this process.
+        world_size: Number of ranks.
+        at_once: Training batches that are handed over together, in a tuple; a divisor of their
+            number. None: one by one.
+
+    Example:
+        >>> from slicewise.data.batch import Split
+        >>> from slicewise.data.hidden_states import BatchIndices
+        >>> [index.number for index in BatchIndices(Split.VALID, 5, rank=1, world_size=2)]
+        [1, 3]
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        num_batches: int,
+        rank: int,
+        world_size: int,
+        at_once: int | None = None,
+    ) -> None:
+        self.split = split
+        self.num_batches = num_batches
+        self.rank = rank
+        self.world_size = world_size
+        self.at_once = at_once
+        self._taken = 0
+
+    def __len__(self) -> int:
+        if self.split is Split.TRAIN:
+            # Ranks step together: one with a batch more than the others would wait for ever.
+            return self.num_batches // self.world_size // (self.at_once or 1)
+        return len(range(self.rank, self.num_batches, self.world_size))
+
+    def __iter__(self) -> Iterator[BatchIndex | tuple[BatchIndex, ...]]:
+        if self.split is not Split.TRAIN:
+            for index in range(self.rank, self.num_batches, self.world_size):
+                yield BatchIndex(self.split, index)
+            return
+        # A fresh batch for every step: the count goes on over epochs, and the Trainer ends an
+        # epoch after `len` of them.
+        while True:
+            if self.at_once is None:
+                yield self._take()
+            else:
+                yield tuple(self._take() for _ in range(self.at_once))
+
+    def _take(self) -> BatchIndex:
+        index = BatchIndex(self.split, self._taken * self.world_size + self.rank)
+        self._taken += 1
+        return index
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning keeps this in its checkpoints, so that a resumed fit goes on in the stream."""
+        return {"batches": self._taken * self.world_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after so many batches of all ranks, however many ranks there were."""
+        self._taken = state["batches"] // self.world_size
+
+
+class HiddenStatesDataModule(LightningDataModule, ABC):
+    """Where the hidden states come from that enter the teacher and the student.
+
+    The loaders yield nothing but numbers; `make_batch` makes the batch of a number on the device
+    that trains. So every rank, every resumed fit and whoever wants a batch a second time makes
+    the same one, and nothing is sent from process to process.
+
+    A data source of your own is a subclass: it has `make_batch`, whose batches must depend on the
+    seed and the index alone, and, if the teacher's outputs are to be cached, a `digest`.
+
+    Args:
+        hidden_size: H, the teacher's.
+        batch_size: B, on each rank; 32 as in the article.
+        seq_length: T.
+        train_batches: Batches in an epoch, all ranks together. The stream goes on from epoch to
+            epoch, so this only says how often there is a validation.
+        valid_batches: Batches of the validation set, all ranks together; the same ones each time.
+        seed: Of the stream: another seed, other batches.
+
+    Attributes:
+        at_once: How many training batches the Trainer gets as one; None: each by itself.
+
+    Raises:
+        ArgumentError: A size is not positive.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.data.batch import Batch, BatchIndex, Split, batch_seed
+        >>> from slicewise.data.hidden_states import HiddenStatesDataModule
+        >>> class Uniform(HiddenStatesDataModule):
+        ...     def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        ...         generator = torch.Generator(device).manual_seed(batch_seed(self.seed, *index))
+        ...         x_BTH = torch.rand(self.size, generator=generator, device=device)
+        ...         return Batch(x_BTH, origin=index)
+        ...
+        ...     def digest(self) -> str:
+        ...         return "uniform from 0 to 1"
+        >>> data = Uniform(hidden_size=24, batch_size=2, seq_length=5)
+        >>> batch = data.make_batch(BatchIndex(Split.TRAIN, 0), torch.device("cpu"))
+        >>> batch.hidden_states.shape
+        torch.Size([2, 5, 24])
+
+        In a configuration it is named by `data._target_`, and trusted by
+        `SLICEWISE_TRUSTED=my_package.*`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        batch_size: int = 32,
+        seq_length: int = 128,
+        train_batches: int = 1000,
+        valid_batches: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "hidden_size": hidden_size,
+            "batch_size": batch_size,
+            "seq_length": seq_length,
+            "train_batches": train_batches,
+            "valid_batches": valid_batches,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ArgumentError(name, size, "an integer of at least 1")
+        self.hidden_size = hidden_size
+        self.batch_size = batch_size
+        self.seq_length = seq_length
+        self.train_batches = train_batches
+        self.valid_batches = valid_batches
+        self.seed = seed
+        self.at_once: int | None = None
+        self._train: BatchIndices | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Of a batch: (B, T, H)."""
+        return self.batch_size, self.seq_length, self.hidden_size
+
+    @abstractmethod
+    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        """The batch of that name: a function of the seed and the index alone.
+
+        Args:
+            index: Which; any split, any number from 0.
+            device: Where the batch is to be.
+
+        Returns:
+            Hidden states (B, T, H) of 32 bits, and `index` as their origin.
+        """
+
+    def digest(self) -> str:
+        """Names whatever decides a batch besides its index, the sizes and the seed.
+
+        Texts and weights, say, by their hash. Whoever keeps the teacher's outputs takes them for
+        the same where the class, sizes, seed and digest are the same. So a class that makes
+        batches differently from the one it inherits from needs a digest of its own.
+
+        Raises:
+            NotImplementedError: The class has none; the teacher's outputs cannot be kept.
+        """
+        raise NotImplementedError
+
+    def train_dataloader(self) -> BatchIndices:
+        self._train = self._indices(Split.TRAIN, self.train_batches)
+        if self._resumed is not None:
+            self._train.load_state_dict(self._resumed)
+        return self._train
+
+    def val_dataloader(self) -> BatchIndices:
+        return self._indices(Split.VALID, self.valid_batches)
+
+    def _indices(self, split: Split, num_batches: int) -> BatchIndices:
+        rank, world_size = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        if num_batches < world_size:
+            name = f"{split.name.lower()}_batches"
+            raise ArgumentError(name, num_batches, f"at least one for each of {world_size} ranks")
+        return BatchIndices(split, num_batches, rank, world_size, self.at_once)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream, once more: Lightning forgets its own copy of it where a
+        scheduler asks for the length of the fit."""
+        return {} if self._train is None else self._train.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._resumed = state
+
+    def transfer_batch_to_device(
+        self, batch: BatchIndex | tuple[BatchIndex, ...], device: torch.device, dataloader_idx: int
+    ) -> Batch | tuple[BatchIndex, ...]:
+        """Makes the batch where it is needed, instead of moving it there.
+
+        Several would take the place of several: they are made when their steps come.
+        """
+        return self.make_batch(batch, device) if isinstance(batch, BatchIndex) else batch
