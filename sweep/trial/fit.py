@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -11,7 +10,6 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,17 +18,16 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from slicewise.cost import count_flops, count_parameters, latency_ms
-from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.hidden_states import HiddenStatesDataModule
-from slicewise.distiller import Distiller, OptimizerFactory, SchedulerFactory
-from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.distiller import Distiller
+from slicewise.errors import SlicewiseError
 from slicewise.steps import new_distiller
 from slicewise.students.base import Student
-from slicewise.students.folder import save_student, target_of
+from slicewise.students.folder import save_student
 from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
 from sweep.trial.active import ActiveTrial
-from sweep.trial.build import build, mistakes_of
+from sweep.trial.build import build
 from sweep.trial.cache import shared_targets
 from sweep.trial.callbacks import FinalValidation, ObeyStudy
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
@@ -38,15 +35,22 @@ from sweep.trial.live import LiveProgress
 from sweep.trial.lockstep import agreed
 from sweep.trial.loggers import Trackers
 from sweep.trial.outcome import End, FitFailed, Outcome, TrialLost
+from sweep.trial.parts import (
+    build_student,
+    calibration,
+    load_teacher,
+    named_within,
+    new_data,
+    new_recipe,
+    new_trainer,
+)
 from sweep.trial.record import STUDENT_FOLDER, TrialRecord
 from sweep.trial.run import Share
-from sweep.trial.settings import DataSettings, Node, Objective, TrialSettings
+from sweep.trial.settings import Objective, TrialSettings
 from sweep.trial.task import Task
 
 log = logging.getLogger(__name__)
 
-# What enters the slice, for students that begin with the teacher's weights or are solved for.
-_CALIBRATION_TOKENS = 16_384
 _known_flops: dict[tuple[type[Student], str, int, int], int] = {}
 
 
@@ -93,19 +97,19 @@ def _fit(
     _quiet_lightning()
     settings, directory = TrialSettings.of(task.config), task.directory
     objective = settings.objective
-    teacher = _teacher(json.dumps(settings.teacher))
+    teacher = load_teacher(settings.teacher)
     lightning.seed_everything(settings.seed, verbose=False)
-    data = _data(settings.data, teacher)
-    student = build_student(settings.student, teacher, _calibration(data), objective.max_parameters)
+    data = new_data(settings.data, teacher)
+    student = build_student(settings.student, teacher, calibration(data), objective.max_parameters)
     record.take_sizes(teacher.source, count_parameters(teacher), count_parameters(student))
     log.info("Trial %d, in %s", record.number, os.path.relpath(directory))
     log.info("Teacher: %s parameters, from %s", f"{record.teacher_parameters:,}", teacher.source)
     log.info("Student: %s parameters", f"{record.student_parameters:,}")
 
-    optimizer, scheduler = _recipe(settings, student)
+    optimizer, scheduler = new_recipe(settings, student)
     final = FinalValidation()
     callbacks = [final, *_callbacks(settings, directory, active)]
-    trainer = _trainer(settings, callbacks, trackers, directory)
+    trainer = new_trainer(settings, callbacks, trackers.open(settings.logger), directory)
     trackers.begin(settings)
     record.hardware, record.precision = _hardware(trainer), str(trainer.precision)
     _measure_cost(student, settings, teacher.hidden_size, trainer, record)
@@ -116,7 +120,7 @@ def _fit(
     if checkpoint is not None:
         steps = steps.continuing(checkpoint.at_once)
     targets = shared_targets(settings, teacher, data, trainer, directory, active is not None)
-    with _named_within("steps"):
+    with named_within("steps"):
         distiller = new_distiller(
             trainer,
             data,
@@ -172,33 +176,9 @@ def _callbacks(
     return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]
 
 
-def _trainer(
-    settings: TrialSettings, callbacks: list[Callback], trackers: Trackers, directory: Path
-) -> lightning.Trainer:
-    trainer: lightning.Trainer = build(
-        "trainer",
-        settings.trainer,
-        logger=trackers.open(settings.logger) or False,
-        callbacks=callbacks,
-        # Resuming is ResumePoint's; the student is saved once, at the end.
-        enable_checkpointing=False,
-        default_root_dir=str(directory),
-    )
-    return trainer
-
-
-@contextlib.contextmanager
-def _named_within(group: str) -> Iterator[None]:
-    """Names the argument of a mistake by its full key in the configuration."""
-    try:
-        yield
-    except ArgumentError as error:
-        raise error.within(group) from error
-
-
 def _show_targets(distiller: Distiller, data: HiddenStatesDataModule) -> None:
     """For the baselines of a student that comes ready made: no step of a fit sees the targets."""
-    for batch in _calibration(data):
+    for batch in calibration(data):
         distiller.baselines.update(distiller.teacher(*batch[:2]), batch.real_tokens())
 
 
@@ -213,68 +193,6 @@ def _log_result(record: TrialRecord) -> None:
     )
     if record.text_cosine is not None:
         log.info("In the whole model, on text: cosine to the original's %.4f", record.text_cosine)
-
-
-def build_student(
-    node: Node,
-    teacher: TeacherSlice,
-    batches: Iterable[Batch] = (),
-    max_parameters: int | None = None,
-) -> Student:
-    """The student, its sizes taken from the teacher where the configuration leaves them open.
-
-    Args:
-        node: What builds it, and where its first weights come from (`init`).
-        teacher: The slice to stand in for.
-        batches: What enters the slice, for first weights that come from the teacher; not read
-            where they are random.
-        max_parameters: How large it may be; None: as large as it is.
-
-    Raises:
-        ArgumentError: It does not take or give what the teacher does, or cannot start from what
-            `student.init` says.
-        SlicewiseError: It is larger than the objective allows.
-    """
-    node = dict(node)
-    family = build("student", {"_target_": node["_target_"], "_partial_": True}).func
-    if not (isinstance(family, type) and issubclass(family, Student)):
-        raise ArgumentError("student._target_", node["_target_"], "a subclass of Student")
-    with mistakes_of("student"):
-        target_of(family)  # Before any time is spent on what could not be saved.
-    init = node.pop("init", family.initialisations[0])
-    if init not in family.initialisations:
-        raise ArgumentError("student.init", init, " or ".join(family.initialisations))
-    sizes = family.sizes_from(teacher)
-    for key in ("input_dim", "output_dim"):
-        if key in sizes and node.get(key) not in (None, sizes[key]):
-            raise ArgumentError(
-                f"student.{key}",
-                node[key],
-                f"null or {sizes[key]}, the hidden size of the teacher",
-            )
-    from_teacher = {key: size for key, size in sizes.items() if node.get(key) is None}
-    student: Student = build("student", node, **from_teacher)
-    _check_size(student, max_parameters)
-    if init == "teacher":
-        with _named_within("student"):
-            student.start_from(teacher, batches)
-    return student
-
-
-def _data(settings: DataSettings, teacher: TeacherSlice) -> HiddenStatesDataModule:
-    offered = {"teacher": teacher, "hidden_size": teacher.hidden_size}
-    data = build("data", settings.node, offered=offered)
-    if not isinstance(data, HiddenStatesDataModule):
-        raise ArgumentError("data._target_", settings.node["_target_"], "a HiddenStatesDataModule")
-    return data
-
-
-def _calibration(data: HiddenStatesDataModule) -> Iterator[Batch]:
-    """The first training batches, on the CPU."""
-    batch_size, seq_length, _ = data.size
-    needed = max(1, _CALIBRATION_TOKENS // (batch_size * seq_length))
-    for number in range(min(needed, data.train_batches)):
-        yield data.make_batch(BatchIndex(Split.TRAIN, number), torch.device("cpu"))
 
 
 def _measure_cost(
@@ -301,16 +219,6 @@ def _measure_cost(
         raise SlicewiseError(
             f"the student takes {latency:.3g} ms for a text of {seq_length} tokens, more than "
             f"objective.max_latency_ms={slowest:g}"
-        )
-
-
-def _check_size(student: Student, most: int | None) -> None:
-    """Refuses a student larger than the objective allows, before anything is spent on it."""
-    parameters = count_parameters(student)
-    if most is not None and parameters > most:
-        raise SlicewiseError(
-            f"the student has {parameters:,} parameters, more than "
-            f"objective.max_parameters={most:,}"
         )
 
 
@@ -344,28 +252,6 @@ def _transfer_test(
 def objective_values(objective: Objective, record: TrialRecord) -> list[float]:
     """What the objective names, out of a trial's record."""
     return [float(getattr(record, name)) for name in objective.metrics]
-
-
-def _recipe(
-    settings: TrialSettings, student: Student
-) -> tuple[OptimizerFactory, SchedulerFactory | None]:
-    """What makes the optimizer and the scheduler; tried once, so that a wrong value shows now."""
-    make_optimizer = build("optimizer", settings.optimizer)
-    with mistakes_of("optimizer"):
-        optimizer = make_optimizer(student.parameters())
-    if settings.scheduler is None:
-        return make_optimizer, None
-    make_scheduler = build("scheduler", settings.scheduler)
-    with mistakes_of("scheduler"):
-        make_scheduler(optimizer, total_steps=100)
-    return make_optimizer, make_scheduler
-
-
-@functools.lru_cache(maxsize=2)
-def _teacher(node: str) -> TeacherSlice:
-    """A teacher is loaded once per process, not once per trial."""
-    teacher: TeacherSlice = build("teacher", json.loads(node))
-    return teacher
 
 
 def _hardware(trainer: lightning.Trainer) -> str:

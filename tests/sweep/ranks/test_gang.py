@@ -24,7 +24,7 @@ from sweep.console import INTERRUPTED, MISTAKE
 from sweep.ranks import gang
 from sweep.study.attributes import ATTEMPTS, REASON
 from sweep.trial.build import build
-from sweep.trial.fit import build_student
+from sweep.trial.parts import build_student
 from tests.sweep import faults
 from tests.sweep.conftest import Sweep
 

@@ -15,7 +15,7 @@ from slicewise.students.base import Student
 from slicewise.teacher import TeacherSlice
 from sweep import application
 from sweep.trial.build import build
-from sweep.trial.fit import build_student
+from sweep.trial.parts import build_student
 from tests.slicewise.teachers import noise
 
 _CONFIGURED = (application.config_directory() / "student").glob("*.yaml")

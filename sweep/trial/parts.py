@@ -1,0 +1,157 @@
+"""What a fit is made of, built from the settings of its trial.
+
+Imports torch, Lightning and transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+
+from slicewise.cost import count_parameters
+from slicewise.data.batch import Batch, BatchIndex, Split
+from slicewise.data.hidden_states import HiddenStatesDataModule
+from slicewise.distiller import OptimizerFactory, SchedulerFactory
+from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.students.base import Student
+from slicewise.students.folder import target_of
+from slicewise.teacher import TeacherSlice
+from sweep.trial.build import build, mistakes_of
+from sweep.trial.settings import DataSettings, Node, TrialSettings
+
+# What enters the slice, for students that begin with the teacher's weights or are solved for.
+_CALIBRATION_TOKENS = 16_384
+
+
+def load_teacher(node: Node) -> TeacherSlice:
+    """The teacher; loaded once per process, not once per trial."""
+    return _teacher(json.dumps(node))
+
+
+@functools.lru_cache(maxsize=2)
+def _teacher(node: str) -> TeacherSlice:
+    """A teacher is loaded once per process, not once per trial."""
+    teacher: TeacherSlice = build("teacher", json.loads(node))
+    return teacher
+
+
+def build_student(
+    node: Node,
+    teacher: TeacherSlice,
+    batches: Iterable[Batch] = (),
+    max_parameters: int | None = None,
+) -> Student:
+    """The student, its sizes taken from the teacher where the configuration leaves them open.
+
+    Args:
+        node: What builds it, and where its first weights come from (`init`).
+        teacher: The slice to stand in for.
+        batches: What enters the slice, for first weights that come from the teacher; not read
+            where they are random.
+        max_parameters: How large it may be; None: as large as it is.
+
+    Raises:
+        ArgumentError: It does not take or give what the teacher does, or cannot start from what
+            `student.init` says.
+        SlicewiseError: It is larger than the objective allows.
+    """
+    node = dict(node)
+    family = build("student", {"_target_": node["_target_"], "_partial_": True}).func
+    if not (isinstance(family, type) and issubclass(family, Student)):
+        raise ArgumentError("student._target_", node["_target_"], "a subclass of Student")
+    with mistakes_of("student"):
+        target_of(family)  # Before any time is spent on what could not be saved.
+    init = node.pop("init", family.initialisations[0])
+    if init not in family.initialisations:
+        raise ArgumentError("student.init", init, " or ".join(family.initialisations))
+    sizes = family.sizes_from(teacher)
+    for key in ("input_dim", "output_dim"):
+        if key in sizes and node.get(key) not in (None, sizes[key]):
+            raise ArgumentError(
+                f"student.{key}",
+                node[key],
+                f"null or {sizes[key]}, the hidden size of the teacher",
+            )
+    from_teacher = {key: size for key, size in sizes.items() if node.get(key) is None}
+    student: Student = build("student", node, **from_teacher)
+    _check_size(student, max_parameters)
+    if init == "teacher":
+        with named_within("student"):
+            student.start_from(teacher, batches)
+    return student
+
+
+def new_data(settings: DataSettings, teacher: TeacherSlice) -> HiddenStatesDataModule:
+    offered = {"teacher": teacher, "hidden_size": teacher.hidden_size}
+    data = build("data", settings.node, offered=offered)
+    if not isinstance(data, HiddenStatesDataModule):
+        raise ArgumentError("data._target_", settings.node["_target_"], "a HiddenStatesDataModule")
+    return data
+
+
+def calibration(data: HiddenStatesDataModule) -> Iterator[Batch]:
+    """The first training batches, on the CPU."""
+    batch_size, seq_length, _ = data.size
+    needed = max(1, _CALIBRATION_TOKENS // (batch_size * seq_length))
+    for number in range(min(needed, data.train_batches)):
+        yield data.make_batch(BatchIndex(Split.TRAIN, number), torch.device("cpu"))
+
+
+def _check_size(student: Student, most: int | None) -> None:
+    """Refuses a student larger than the objective allows, before anything is spent on it."""
+    parameters = count_parameters(student)
+    if most is not None and parameters > most:
+        raise SlicewiseError(
+            f"the student has {parameters:,} parameters, more than "
+            f"objective.max_parameters={most:,}"
+        )
+
+
+def new_recipe(
+    settings: TrialSettings, student: Student
+) -> tuple[OptimizerFactory, SchedulerFactory | None]:
+    """What makes the optimizer and the scheduler; tried once, so that a wrong value shows now."""
+    make_optimizer = build("optimizer", settings.optimizer)
+    with mistakes_of("optimizer"):
+        optimizer = make_optimizer(student.parameters())
+    if settings.scheduler is None:
+        return make_optimizer, None
+    make_scheduler = build("scheduler", settings.scheduler)
+    with mistakes_of("scheduler"):
+        make_scheduler(optimizer, total_steps=100)
+    return make_optimizer, make_scheduler
+
+
+def new_trainer(
+    settings: TrialSettings,
+    callbacks: list[Callback],
+    loggers: Sequence[Logger],
+    directory: Path,
+) -> lightning.Trainer:
+    trainer: lightning.Trainer = build(
+        "trainer",
+        settings.trainer,
+        logger=loggers or False,
+        callbacks=callbacks,
+        # Resuming is ResumePoint's; the student is saved once, at the end.
+        enable_checkpointing=False,
+        default_root_dir=str(directory),
+    )
+    return trainer
+
+
+@contextlib.contextmanager
+def named_within(group: str) -> Iterator[None]:
+    """Names the argument of a mistake by its full key in the configuration."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise error.within(group) from error
