@@ -18,6 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# What attention adds to the scores of a token that is not to be attended to. Its exponential is
+# zero beside any other token's. No lower: the lowest float32 is minus infinity in half precision,
+# and in any precision once a fused kernel multiplies it by log2(e); in a block of keys that is
+# masked as a whole, infinity minus infinity is not a number.
+MASKED = -30_000.0
+
 _LEVELS = 2**16
 
 
@@ -37,9 +43,10 @@ def attend(
         attention_mask: Additive, (B, 1, 1, T).
         dropout_p: Share of the attention probabilities that are dropped.
     """
-    if attention_mask is not None:
-        # Under autocast the queries are narrower than the mask that came with the batch.
-        attention_mask = attention_mask.to(q_BNTD.dtype)
+    if attention_mask is not None and attention_mask.dtype != q_BNTD.dtype:
+        # Under autocast the queries are narrower than the mask that came with the batch, whose
+        # lowest number would become minus infinity.
+        attention_mask = attention_mask.clamp_min(MASKED).to(q_BNTD.dtype)
     if not (_is_slow_in_torch(q_BNTD) and torch.is_grad_enabled()):
         return F.scaled_dot_product_attention(
             q_BNTD, k_BNTD, v_BNTW, attn_mask=attention_mask, dropout_p=dropout_p

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
+from slicewise.attention import MASKED
 from slicewise.digest import module_digest
-from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.errors import ArgumentError, MissingResource, ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class PretrainedTokenizer:
             raise _no_tokenizer(pretrained)
         largest = max(*words, *special)
         if largest >= vocab_size:
-            raise SlicewiseError(
+            raise ResourceError(
                 f"teacher.pretrained={pretrained}: the tokenizer and the weights do not fit "
                 f"together: the tokenizer has an id {largest}, the model has {vocab_size} ids"
             )
@@ -281,18 +282,16 @@ def additive_mask(keep: Tensor) -> Tensor | None:
         keep: Which are real tokens, (B, T).
 
     Returns:
-        (B, 1, 1, T), 0 for real tokens and the lowest float32 for padding; None where every
-        token is real.
+        (B, 1, 1, T), 0 for real tokens and `MASKED` for padding; None where every token is real.
     """
     if keep.all():
         return None
-    lowest = torch.finfo(torch.float32).min
-    mask_BT = torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, lowest)
+    mask_BT = torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, MASKED)
     return mask_BT[:, None, None, :]
 
 
 def _no_tokenizer(pretrained: str, said: str = "") -> ArgumentError:
-    return ArgumentError("pretrained", pretrained, f"a model with its tokenizer{said}")
+    return MissingResource("pretrained", pretrained, f"a model with its tokenizer{said}")
 
 
 def _read_json(pretrained: str, name: str) -> Any:
