@@ -50,3 +50,19 @@ def run(config: DictConfig) -> Any:
         with no_garbage_collection():
             from sweep.trial.fit import fit
     return run_trial(config, fit)
+
+
+def rehearse(config: DictConfig) -> None:
+    """Tries out what a trial is made of, before any trial: `hydra.sweeper.rehearsal`.
+
+    Raises:
+        SlicewiseError: The trial could not be run.
+    """
+    from sweep.ranks.placement import Placement
+    from sweep.trial import rehearsal
+
+    if started_by_torchrun() or Placement.of(config).world_size > 1:
+        # Parts are built by ranks; the process that starts them does not load torch.
+        rehearsal.check_settings(config)
+    else:
+        rehearsal.rehearse(config)

@@ -28,7 +28,7 @@ def exit_code_of(error: BaseException, show_traceback: bool = False) -> int:
     if isinstance(error, (KeyboardInterrupt, Interrupted)):
         print(str(error) or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
-    message = _message_of(error)
+    message = message_of(error)
     if message is None or show_traceback:
         traceback.print_exception(error)
     if message is not None:
@@ -36,7 +36,7 @@ def exit_code_of(error: BaseException, show_traceback: bool = False) -> int:
     return MISTAKE
 
 
-def _message_of(error: BaseException) -> str | None:
+def message_of(error: BaseException) -> str | None:
     """The message of a user's mistake, or None where the error is a bug."""
     if isinstance(error, SlicewiseError):
         return str(error)

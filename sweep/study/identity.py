@@ -63,7 +63,9 @@ def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -
     """
     identity = json.loads(json.dumps(identity))
     known = study.user_attrs.get(IDENTITY)
-    if known is not None and known != identity and not force:
+    # A study without trials is about nothing yet: a mistake in its first command can be mended.
+    has_trials = bool(study.get_trials(deepcopy=False))
+    if known is not None and known != identity and has_trials and not force:
         before, now = _flat(known), _flat(identity)
         differences = [
             f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}"

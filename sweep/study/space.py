@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, Transformer
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
@@ -31,6 +32,9 @@ from slicewise.errors import ArgumentError, SlicewiseError
 
 _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS_WITH_A_MEANING = ("null", "true", "false", "nan", "inf")
+
+# Points that a rehearsal may need to tell a mistake of all from one of a few.
+_SAMPLES = 3
 
 CustomSearchSpace = Callable[[Any, Trial], None]
 Point = tuple[str, ...]
@@ -51,6 +55,14 @@ class Dimension:
     def text(self, value: Any) -> str:
         """The value as Hydra override text."""
         return self.texts.get(json.dumps(value)) or override_text(value)
+
+    def sample(self, number: int) -> Any:
+        """A value; another one for every number, as far as there are so many."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices[number % len(distribution.choices)]
+        assert isinstance(distribution, (FloatDistribution, IntDistribution))
+        return (distribution.low, distribution.high)[number % 2]
 
     def values(self) -> list[Any] | None:
         """All values, or None where there are infinitely many."""
@@ -119,6 +131,13 @@ class SearchSpace:
         values = [dimension.values() or [] for dimension in self.dimensions.values()]
         for point in itertools.product(*values):
             yield dict(zip(self.dimensions, point, strict=True))
+
+    def samples(self, config: Any) -> Iterator[dict[str, Any]]:
+        """A few points that differ in every key that has several values, to try things out on."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        for number in range(_SAMPLES):
+            study.enqueue_trial({k: d.sample(number) for k, d in self.dimensions.items()})
+            yield dict(self.suggest(config, study.ask()))
 
     def suggest(self, config: Any, trial: Trial) -> dict[str, Any]:
         """Asks the trial for a value of every dimension, then of what `custom` adds."""

@@ -38,6 +38,7 @@ from sweep.trial.outcome import End, FitFailed, Outcome, TrialLost
 from sweep.trial.parts import (
     build_student,
     calibration,
+    check_course,
     load_teacher,
     named_within,
     new_data,
@@ -71,14 +72,14 @@ def fit(task: Task, active: ActiveTrial | None) -> Share:
         values = _fit(task, record, active, trackers)
         outcome = Outcome(End.COMPLETE, values=values)
     except (Exception, SystemExit) as error:
-        outcome = _outcome_of(error, active)
+        outcome = _outcome_of(error, task, active)
     record.take_outcome(outcome, time.perf_counter() - started)
     trackers.conclude(record, outcome)
     return Share(outcome, record)
 
 
-def _outcome_of(error: BaseException, active: ActiveTrial | None) -> Outcome:
-    outcome = Outcome.of(error)
+def _outcome_of(error: BaseException, task: Task, active: ActiveTrial | None) -> Outcome:
+    outcome = Outcome.of(error, task.params or ())
     if active is None:
         return outcome
     if isinstance(error, SystemExit) and active.stop.is_set():
@@ -100,6 +101,8 @@ def _fit(
     teacher = load_teacher(settings.teacher)
     lightning.seed_everything(settings.seed, verbose=False)
     data = new_data(settings.data, teacher)
+    # Once more: what has been loaded on the way may have drawn, and the next trial finds it loaded.
+    lightning.seed_everything(settings.seed, verbose=False)
     student = build_student(settings.student, teacher, calibration(data), objective.max_parameters)
     record.take_sizes(teacher.source, count_parameters(teacher), count_parameters(student))
     log.info("Trial %d, in %s", record.number, os.path.relpath(directory))
@@ -110,6 +113,7 @@ def _fit(
     final = FinalValidation()
     callbacks = [final, *_callbacks(settings, directory, active)]
     trainer = new_trainer(settings, callbacks, trackers.open(settings.logger), directory)
+    check_course(settings, trainer, data)
     trackers.begin(settings)
     record.hardware, record.precision = _hardware(trainer), str(trainer.precision)
     _measure_cost(student, settings, teacher.hidden_size, trainer, record)
@@ -178,8 +182,12 @@ def _callbacks(
 
 def _show_targets(distiller: Distiller, data: HiddenStatesDataModule) -> None:
     """For the baselines of a student that comes ready made: no step of a fit sees the targets."""
+    teacher = distiller.teacher
+    device = next(teacher.parameters()).device
     for batch in calibration(data):
-        distiller.baselines.update(distiller.teacher(*batch[:2]), batch.real_tokens())
+        mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+        target_BTH = teacher(batch.hidden_states.to(device), mask)
+        distiller.baselines.update(target_BTH.cpu(), batch.real_tokens())
 
 
 def _log_result(record: TrialRecord) -> None:

@@ -13,13 +13,14 @@ from dataclasses import asdict
 from typing import Any
 
 from filelock import FileLock
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from slicewise.errors import ArgumentError
 from sweep.trial.build import build
 from sweep.trial.outcome import Outcome
 from sweep.trial.record import TrialRecord
-from sweep.trial.settings import Node, TrialSettings
+from sweep.trial.settings import TrialSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Trackers:
         self.loggers: list[Logger] = []
         self._hyperparameters: dict[str, Any] = {}
 
-    def open(self, nodes: Mapping[str, Node]) -> Sequence[Logger]:
+    def open(self, nodes: Mapping[str, DictConfig]) -> Sequence[Logger]:
         """The loggers, for Lightning.
 
         Args:
@@ -104,7 +105,7 @@ def _alone_with(tracking_uri: str | None) -> contextlib.AbstractContextManager[o
     return contextlib.nullcontext() if path == (tracking_uri or "") else FileLock(f"{path}.lock")
 
 
-def _build(name: str, node: Node) -> Logger:
+def _build(name: str, node: DictConfig) -> Logger:
     try:
         with _alone_with(node.get("tracking_uri")):
             logger: Logger = build(f"logger.{name}", node)

@@ -6,6 +6,7 @@ Imports nothing heavy: a worker knows its threads before it loads torch.
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from optuna import TrialPruned
 from optuna.trial import TrialState
 
-from slicewise.errors import SlicewiseError
+from slicewise.errors import ResourceError, SlicewiseError
 
 
 class TrialStopped(Exception):
@@ -42,7 +43,8 @@ class End(Enum):
         COMPLETE: It has its values.
         PRUNED: The study's pruner ended it.
         IMPOSSIBLE: The point's: with its values nothing can be run.
-        FAILED: The fit's: its loss is not a number, and would not be again.
+        FAILED: The fit's, whose loss is not a number; or that of something it needs, a file or a
+            model, which cannot be had or is damaged.
         CRASHED: The program's or the machine's: an error that nobody foresaw.
         STOPPED: It was asked to stop, or belongs to another worker; someone goes on with it.
         LOST: One of the processes that ran it is gone; someone goes on with it.
@@ -92,9 +94,15 @@ class Outcome:
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, error: BaseException) -> Outcome:
-        """The outcome of a trial that raised."""
-        return cls(_end_of(error), reason_of(error), error=error)
+    def of(cls, error: BaseException, swept: Collection[str] = ()) -> Outcome:
+        """The outcome of a trial that raised.
+
+        Args:
+            error: What it raised.
+            swept: The keys that have a value of the trial's own. Only what these decide is the
+                point's fault: a file that cannot be read is, where the sweep is over files.
+        """
+        return cls(_end_of(error, swept), reason_of(error), error=error)
 
     def result(self) -> float | tuple[float, ...]:
         """What the trial gives back to Hydra: its values, one of them alone.
@@ -132,7 +140,7 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _end_of(error: BaseException) -> End:
+def _end_of(error: BaseException, swept: Collection[str]) -> End:
     if isinstance(error, RankDied) or _is_lost_contact(error):
         return End.LOST
     if isinstance(error, TrialStopped):
@@ -140,6 +148,8 @@ def _end_of(error: BaseException) -> End:
     if isinstance(error, TrialPruned):
         return End.PRUNED
     if isinstance(error, FitFailed):
+        return End.FAILED
+    if isinstance(error, ResourceError) and getattr(error, "name", None) not in swept:
         return End.FAILED
     if isinstance(error, SlicewiseError):
         return End.IMPOSSIBLE

@@ -20,7 +20,8 @@ from slicewise.cost import count_parameters
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import OptimizerFactory, SchedulerFactory
-from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.errors import ArgumentError, MissingResource, SlicewiseError
+from slicewise.steps import steps_of_epoch, steps_to_validation
 from slicewise.students.base import Student
 from slicewise.students.folder import target_of
 from slicewise.teacher import TeacherSlice
@@ -49,18 +50,40 @@ def build_student(
     batches: Iterable[Batch] = (),
     max_parameters: int | None = None,
 ) -> Student:
-    """The student, its sizes taken from the teacher where the configuration leaves them open.
+    """The student with its first weights.
 
     Args:
-        node: What builds it, and where its first weights come from (`init`).
+        node: As `new_student` takes it.
         teacher: The slice to stand in for.
         batches: What enters the slice, for first weights that come from the teacher; not read
             where they are random.
         max_parameters: How large it may be; None: as large as it is.
 
     Raises:
-        ArgumentError: It does not take or give what the teacher does, or cannot start from what
-            `student.init` says.
+        ArgumentError, SlicewiseError: As `new_student`; also where it cannot take the teacher's
+            weights.
+    """
+    student, init = new_student(node, teacher, max_parameters)
+    if init == "teacher":
+        with named_within("student"):
+            student.start_from(teacher, batches)
+    return student
+
+
+def new_student(
+    node: Node, teacher: TeacherSlice, max_parameters: int | None = None
+) -> tuple[Student, str]:
+    """The student as its constructor leaves it, and where its first weights shall come from.
+
+    Args:
+        node: What builds it; sizes that are null are the teacher's. `init`: see
+            `Student.initialisations`.
+        teacher: The slice to stand in for.
+        max_parameters: How large it may be; None: as large as it is.
+
+    Raises:
+        ArgumentError: It does not take or give what the teacher does, or `student.init` is not
+            one of its family's.
         SlicewiseError: It is larger than the objective allows.
     """
     node = dict(node)
@@ -83,10 +106,7 @@ def build_student(
     from_teacher = {key: size for key, size in sizes.items() if node.get(key) is None}
     student: Student = build("student", node, **from_teacher)
     _check_size(student, max_parameters)
-    if init == "teacher":
-        with named_within("student"):
-            student.start_from(teacher, batches)
-    return student
+    return student, str(init)
 
 
 def new_data(settings: DataSettings, teacher: TeacherSlice) -> HiddenStatesDataModule:
@@ -136,6 +156,11 @@ def new_trainer(
     loggers: Sequence[Logger],
     directory: Path,
 ) -> lightning.Trainer:
+    accelerator = settings.trainer.get("accelerator")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise MissingResource(
+            "trainer.accelerator", accelerator, "cpu or auto: torch finds no GPU on this machine"
+        )
     trainer: lightning.Trainer = build(
         "trainer",
         settings.trainer,
@@ -155,3 +180,33 @@ def named_within(group: str) -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise error.within(group) from error
+
+
+def check_course(
+    settings: TrialSettings, trainer: lightning.Trainer, data: HiddenStatesDataModule
+) -> None:
+    """Refuses a fit that would have no validation, or a schedule without an end.
+
+    Raises:
+        ArgumentError: With the setting that makes it so.
+    """
+    if trainer.limit_val_batches == 0:
+        raise ArgumentError(
+            "trainer.limit_val_batches", 0, "null, or more: a trial is judged by its validation"
+        )
+    epoch, interval = steps_of_epoch(trainer, data), steps_to_validation(trainer, data)
+    if trainer.check_val_every_n_epoch is not None and interval is not None and interval > epoch:
+        raise ArgumentError(
+            "trainer.val_check_interval",
+            settings.trainer.get("val_check_interval"),
+            f"at most the {epoch} batches of an epoch, or a share of them from 0.0 to 1.0",
+            "To count over epochs: trainer.check_val_every_n_epoch=null",
+        )
+    endless = trainer.max_steps == -1 and trainer.max_epochs in (-1, None)
+    if settings.scheduler is not None and endless:
+        raise ArgumentError(
+            "scheduler",
+            str(settings.scheduler.get("_target_")).rpartition(".")[2],
+            "null, where only trainer.max_time ends a fit: a schedule must know its length",
+            "Or give it one: trainer.max_epochs=1, or trainer.max_steps=1000",
+        )

@@ -164,7 +164,8 @@ class TrialSettings:
         teacher, student, optimizer, trainer: What builds them.
         scheduler: What builds it; None: a constant learning rate.
         data: Where the hidden states come from.
-        callbacks, logger: What builds each, by name.
+        callbacks, logger: What builds each, by name; loggers as they stand, since they may be named
+            after the trial that runs.
         objective: What the trial returns to the study.
         steps: How steps are taken.
         hyperparameters: What says something about the student, as dotted keys and plain values.
@@ -178,7 +179,7 @@ class TrialSettings:
     trainer: Node
     data: DataSettings
     callbacks: dict[str, Node]
-    logger: dict[str, Node]
+    logger: dict[str, DictConfig]
     objective: Objective
     steps: StepSettings
     hyperparameters: dict[str, Any]
@@ -200,7 +201,7 @@ class TrialSettings:
             trainer=_node(config, "trainer"),
             data=DataSettings.of(_node(config, "data")),
             callbacks=_optional(config, "callbacks") or {},
-            logger=_optional(config, "logger") or {},
+            logger={str(name): config.logger[name] for name in config.get("logger") or {}},
             objective=Objective.of(_node(config, "objective"), OBJECTIVES),
             steps=StepSettings.of(_optional(config, "steps") or {}),
             hyperparameters=_hyperparameters(config),

@@ -75,6 +75,7 @@ def sweep(
     workers_per_gpu: int,
     custom_search_space: str | None,
     params: DictConfig | None,
+    rehearsal: str | None,
 ) -> None:
     """Runs a study until its budget is met, or goes on with it.
 
@@ -96,6 +97,8 @@ def sweep(
         workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
         custom_search_space: Dotted path of a function (configuration, trial) that suggests more.
         params: Further overrides, as a map; the command line's go before them.
+        rehearsal: Dotted path of a function (configuration of a trial) that raises what is wrong
+            with it; what is wrong with all trials alike is found before any starts.
 
     Raises:
         SlicewiseError: The study cannot be opened, or too many trials failed.
@@ -154,6 +157,7 @@ def sweep(
             sweep=sweep_name,
             heartbeat=heartbeat,
             threads=_threads(config, workers),
+            rehearsal=rehearsal,
         )
         log.info(
             "Study %s: %d of %d trials done, %d worker%s, in %s",
@@ -205,6 +209,7 @@ def _launch(
         # While the workers work, this process has nothing to do.
         threading.Thread(target=load_drawing, name="report", daemon=True).start()
     interrupted = False
+    mistakes: set[str | None] = {None}
     with showing as each_round:
         presence = Presence(study, "sweep", worker.sweep, sign, SWEEP_BEAT_SECONDS, each_round)
         with presence:
@@ -212,6 +217,7 @@ def _launch(
                 returns = launcher.launch([fixed] * workers, initial_job_idx=first)
                 ends = [job.return_value["end"] for job in returns]
                 interrupted = "STOPPED" in ends
+                mistakes = {job.return_value.get("mistake") for job in returns}
             except KeyboardInterrupt:
                 interrupted = True
             except BaseException:
@@ -220,6 +226,8 @@ def _launch(
             if interrupted:
                 presence.show(stop=True)
         each_round()
+    if None not in mistakes:
+        raise SlicewiseError("\n".join(filter(None, mistakes)))
     if interrupted:
         raise Interrupted(f"Stopped. To resume: {_resume_command(study.study_name, arguments)}")
 

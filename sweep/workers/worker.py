@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from slicewise.errors import SlicewiseError
+from sweep.console import message_of
 from sweep.devices import started_by_torchrun
 from sweep.study.compose import TrialComposer
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign
@@ -63,6 +65,8 @@ class Worker:
         sweep: The sweep's name in the study.
         heartbeat: Seconds between two signs of life.
         threads: CPU threads of each of its processes; None: as the environment says.
+        rehearsal: Dotted path of a function that raises what is wrong with a trial's
+            configuration; None: only trials will tell.
     """
 
     config: DictConfig
@@ -78,6 +82,7 @@ class Worker:
     sweep: str
     heartbeat: float
     threads: int | None
+    rehearsal: str | None = None
 
     def __call__(self, worker_config: DictConfig) -> dict[str, Any]:
         """Works until there is nothing left; returns how many trials it ran and why it ended."""
@@ -101,6 +106,9 @@ class Worker:
 
     def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
         composer = TrialComposer(self.config, self.hydra_context, self.space)
+        mistake = self._mistake_of_all(composer)
+        if mistake is not None:
+            return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
         ran = 0
         while not watch.stop.is_set():
             claim = shared.claim(name, watch.dead_workers())
@@ -113,6 +121,23 @@ class Worker:
                 self._run(claim, name, shared, watch, composer)
                 ran += 1
         return {"trials": ran, "end": "STOPPED"}
+
+    def _mistake_of_all(self, composer: TrialComposer) -> str | None:
+        """What is wrong with every trial alike, found before any is claimed; None: nothing is.
+
+        A point that cannot be run says nothing about the others, unless they all say the same.
+        """
+        if self.rehearsal is None:
+            return None
+        rehearse = get_method(self.rehearsal)
+        said = set()
+        for point in self.space.samples(self.config):
+            try:
+                rehearse(composer.compose(point))
+                return None
+            except (HydraException, OmegaConfBaseException, SlicewiseError) as error:
+                said.add(message_of(error))
+        return said.pop() if len(said) == 1 else None
 
     def _run(
         self,
@@ -164,7 +189,7 @@ class Worker:
             try:
                 job: JobReturn = run_job(
                     hydra_context=self.hydra_context,
-                    task_function=_returning_ends(self.task_function),
+                    task_function=_returning_ends(self.task_function, trial.params),
                     config=config,
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",
@@ -176,7 +201,7 @@ class Worker:
         if isinstance(result, Outcome):
             return result
         if job.status is not JobStatus.COMPLETED:
-            return Outcome.of(result)
+            return Outcome.of(result, trial.params)
         several = isinstance(result, Sequence) and not isinstance(result, str)
         try:
             values = tuple(float(value) for value in (result if several else [result]))
@@ -196,7 +221,7 @@ def _own_logging_after(hydra_context: HydraContext) -> Iterator[None]:
         configure_log(hydra.job_logging, hydra.verbose, hydra_context.execution_whitelist)
 
 
-def _returning_ends(task: TaskFunction) -> TaskFunction:
+def _returning_ends(task: TaskFunction, swept: Collection[str]) -> TaskFunction:
     """The task, which returns how it ended where it would raise but has not failed.
 
     To Hydra any exception is a job that failed, and it fills the trial's log with it.
@@ -207,7 +232,7 @@ def _returning_ends(task: TaskFunction) -> TaskFunction:
         try:
             return task(config)
         except Exception as error:
-            outcome = Outcome.of(error)
+            outcome = Outcome.of(error, swept)
             if outcome.end.is_failure:
                 raise
             return outcome

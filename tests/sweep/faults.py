@@ -97,6 +97,18 @@ class Raise(Callback):
             raise self.ERRORS[self.what]
 
 
+class RemoveFile(Callback):
+    """A file goes away as soon as a trial has been fitted."""
+
+    def __init__(self, trial: int, path: str) -> None:
+        self.trial = trial
+        self.path = path
+
+    def on_fit_end(self, *_: Any) -> None:
+        if running().number == self.trial:
+            Path(self.path).unlink()
+
+
 class OneRank(Callback):
     """Something happens to one rank in a step, the first time that the trial comes there.
 

@@ -98,6 +98,10 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # Seconds between two signs of life of a worker; one is taken for dead after six of them.
     heartbeat: float = 5.0
 
+    # Dotted path of a function (configuration of a trial) that raises what is wrong with it: what
+    # is wrong with all trials alike is then found before any starts. null: only trials will tell.
+    rehearsal: str | None = None
+
 
 class OptunaWorkersSweeper(Sweeper):
     """Runs `n_jobs` long-lived workers that ask one study for trials until its budget is met."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slicewise.data.batch import Split
-from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.errors import ArgumentError, MissingResource, ResourceError
 
 # Folders of the standard library that not every installation has, or that hold no text for
 # readers: with them, two machines with the same Python would differ.
@@ -148,7 +148,7 @@ def _stdlib_sentences() -> Iterator[str]:
         key=lambda path: hashlib.sha256(path.relative_to(library).as_posix().encode()).digest(),
     )
     if not paths:
-        raise SlicewiseError(
+        raise ResourceError(
             f"{library} holds no source of Python's standard library to take text from\n"
             "To take it from a file: data.files=[PATH]"
         )
@@ -222,7 +222,7 @@ def _file_texts(path: Path, text_field: str) -> Iterator[str]:
                 if text:
                     yield text
     except OSError as error:
-        raise ArgumentError("files", path, f"files that can be read: {error.strerror}") from error
+        raise MissingResource("files", path, f"files that can be read: {error.strerror}") from error
 
 
 def _line_text(line: bytes, place: str, is_json: bool, text_field: str) -> str:
@@ -230,15 +230,15 @@ def _line_text(line: bytes, place: str, is_json: bool, text_field: str) -> str:
     try:
         text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise SlicewiseError(f"{place}: not UTF-8: {error.reason}") from error
+        raise ResourceError(f"{place}: not UTF-8: {error.reason}") from error
     if not is_json or not text:
         return text
     try:
         row = json.loads(text)
     except ValueError as error:
-        raise SlicewiseError(f"{place}: not JSON: {error}") from error
+        raise ResourceError(f"{place}: not JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-        raise SlicewiseError(f'{place}: no text in a field "{text_field}": {text[:80]}')
+        raise ResourceError(f'{place}: no text in a field "{text_field}": {text[:80]}')
     return str(row[text_field]).strip()
 
 
@@ -246,7 +246,7 @@ def _dataset_texts(source: Source) -> Iterator[str]:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
-        raise ArgumentError(
+        raise MissingResource(
             "dataset",
             source.dataset,
             "null, unless the package datasets is installed: pip install 'slicewise[datasets]'",
@@ -268,6 +268,6 @@ def _dataset_texts(source: Source) -> Iterator[str]:
         if isinstance(error, ArgumentError):
             raise
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise ArgumentError(
+        raise MissingResource(
             "dataset", source.dataset, f"a data set that can be loaded; it says: {said}"
         ) from error

@@ -1,0 +1,61 @@
+"""What can be wrong with a trial before a step is taken: its parts are built, and thrown away."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from slicewise.errors import ArgumentError
+from sweep.loading import no_garbage_collection
+from sweep.trial.settings import TrialSettings
+
+# What loggers need besides Lightning, which finds out when they are made: with a first run, a file.
+_PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+
+
+def rehearse(config: DictConfig) -> None:
+    """Builds all that a trial is made of; trains nothing and leaves nothing behind.
+
+    Teacher and texts stay loaded for the trials of this process.
+
+    Args:
+        config: A trial's configuration.
+
+    Raises:
+        SlicewiseError: The trial could not be run.
+    """
+    settings = check_settings(config)
+    with no_garbage_collection():
+        from sweep.trial import parts
+        from sweep.trial.build import build
+
+    teacher = parts.load_teacher(settings.teacher)
+    data = parts.new_data(settings.data, teacher)
+    student, _ = parts.new_student(settings.student, teacher, settings.objective.max_parameters)
+    parts.new_recipe(settings, student)
+    callbacks = [build(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = parts.new_trainer(settings, callbacks, [], Path(folder))
+    parts.check_course(settings, trainer, data)
+
+
+def check_settings(config: DictConfig) -> TrialSettings:
+    """The part of a rehearsal that needs no torch.
+
+    Raises:
+        SlicewiseError: The trial could not be run.
+    """
+    settings = TrialSettings.of(config)
+    for name, node in settings.logger.items():
+        package = _PACKAGES.get(str(node.get("_target_")).rpartition(".")[2])
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ArgumentError(
+                "logger",
+                name,
+                "a logger that is installed; csv always is",
+                f"pip install 'slicewise[{name}]'",
+            )
+    return settings
