@@ -40,7 +40,7 @@ from sweep.study.storage import open_storage
 from sweep.trial.active import ActiveTrial, activated
 from sweep.trial.outcome import End, Outcome, RankDied, reason_of
 from sweep.workers.lookout import Lookout
-from sweep.workers.signals import stop_on_signals
+from sweep.signals import stop_on_signals
 
 log = logging.getLogger(__name__)
 

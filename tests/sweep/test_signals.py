@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sweep.workers import signals
+from sweep import signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
