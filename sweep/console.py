@@ -19,13 +19,16 @@ MISTAKE = 1
 INTERRUPTED = 130
 
 
-class Interrupted(Exception):
-    """The user stopped the program; the message says how to go on."""
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the program; the message says how to go on.
+
+    No Exception: to Hydra that would be a job that failed, and it would say so.
+    """
 
 
 def exit_code_of(error: BaseException, show_traceback: bool = False) -> int:
     """Prints an error to standard error and returns the exit code that belongs to it."""
-    if isinstance(error, (KeyboardInterrupt, Interrupted)):
+    if isinstance(error, KeyboardInterrupt):
         print(str(error) or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
     message = message_of(error)

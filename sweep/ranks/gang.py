@@ -44,7 +44,7 @@ _SECONDS_TO_LEAVE = 5.0
 _current: Gang | None = None
 
 
-def fit(task: Task, active: ActiveTrial | None) -> Share:
+def fit(task: Task, active: ActiveTrial) -> Share:
     """Fits one student on several ranks of this machine; see `sweep.trial.fit`.
 
     Raises:
@@ -70,7 +70,7 @@ class Gang:
         self.world_size = placement.world_size
         self._ranks: list[_RankProcess] = []
 
-    def run(self, task: Task, active: ActiveTrial | None) -> Share:
+    def run(self, task: Task, active: ActiveTrial) -> Share:
         """Has all ranks run a task, and waits for them.
 
         Raises:
@@ -123,7 +123,7 @@ class Gang:
                 rank.process.wait(_SECONDS_TO_LEAVE)
         self.end()
 
-    def _collect(self, shares: dict[int, Share], active: ActiveTrial | None) -> None:
+    def _collect(self, shares: dict[int, Share], active: ActiveTrial) -> None:
         """Waits for the shares of all ranks, as long as that has a point."""
         deadline = float("inf")
         told = False
@@ -139,7 +139,6 @@ class Gang:
                 if isinstance(message, logging.LogRecord):
                     logging.getLogger(message.name).handle(message)
                 elif isinstance(message, Question):
-                    assert active is not None
                     answer = getattr(active, message.method)(*message.arguments)
                     rank.say(Answer(answer))
                 elif isinstance(message, Share):
@@ -147,7 +146,7 @@ class Gang:
                     failed = message.outcome.end in (End.CRASHED, End.LOST)
                     patience = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
                     deadline = min(deadline, time.monotonic() + patience)
-            if active is not None and active.stop.is_set() and not told:
+            if active.stop.is_set() and not told:
                 self._ranks[0].say(Stop())
                 told = True
 

@@ -6,7 +6,6 @@ It lives as long as the gang: what it loads or compiles for one trial, the next 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -35,32 +34,23 @@ class RankTrial(ActiveTrial):
         ask: Calls a method of the active trial where the study is.
     """
 
-    def __init__(self, task: Task, ask: Any = None) -> None:
-        assert task.params is not None
-        self.stop = threading.Event()
-        self.abandoned = threading.Event()
-        self.attributes = {}
-        self._params = task.params
-        self._number = task.number
+    def __init__(self, task: Task, stop: threading.Event, ask: Any = None) -> None:
+        super().__init__(stop)
+        self.in_study = task.params is not None
+        self.number = task.number
+        self.params = task.params or {}
         self._ask = ask
-        self._is_ours = self._ask_whether_ours
 
-    @property
-    def number(self) -> int:
-        return self._number
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return self._params
+    def is_lost(self) -> bool:
+        if not self.abandoned.is_set() and self._ask is not None and self._ask("is_lost"):
+            self.abandoned.set()
+        return self.abandoned.is_set()
 
     def report(self, value: float, step: int) -> None:
         self._ask("report", value, step)
 
     def should_prune(self) -> bool:
         return bool(self._ask("should_prune"))
-
-    def _ask_whether_ours(self) -> bool:
-        return self._ask is None or not self._ask("is_lost")
 
 
 class _Line:
@@ -135,19 +125,16 @@ def main(line: _Line, place: Place) -> None:
     while True:
         task = line.next_task()
         line.stop.clear()
-        active = None
-        if task.params is not None:
-            active = RankTrial(task, line.ask if rank == 0 else None)
-            active.stop = line.stop
+        active = RankTrial(task, line.stop, line.ask if rank == 0 else None)
         line.say(run_share(task, active))
 
 
-def run_share(task: Task, active: ActiveTrial | None) -> Share:
+def run_share(task: Task, active: ActiveTrial) -> Share:
     """Runs this rank's share of a trial, to whatever end.
 
     Args:
         task: Which trial.
-        active: The same in its study, None for a single fit.
+        active: The same in its study.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import setup_globals
@@ -158,7 +145,7 @@ def run_share(task: Task, active: ActiveTrial | None) -> Share:
 
     setup_globals()
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": task.hydra}))
-    with activated(active) if active is not None else contextlib.nullcontext():
+    with activated(active):
         share = fit(task, active)
     if share.outcome.end is End.CRASHED:
         # Its traceback does not travel.

@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import pickle
+import threading
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -40,7 +41,7 @@ _CONFIG = "config"
 _numbers = itertools.count()
 
 
-def fit(task: Task, active: ActiveTrial | None) -> Share:
+def fit(task: Task, active: ActiveTrial) -> Share:
     """Fits one student on all ranks; called by rank 0; see `sweep.trial.fit`.
 
     Raises:
@@ -81,7 +82,7 @@ def follow() -> None:
         task = _loaded(store.get(name))
         if task is None:
             return
-        active = None if task.params is None else RankTrial(task)
+        active = RankTrial(task, threading.Event())
         store.set(f"{name}/{rank}", _dumped(run_share(task, active)))
 
 

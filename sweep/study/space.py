@@ -10,14 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, Transformer
+from hydra.core.override_parser.types import Override, QuotedString, Transformer
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from optuna.distributions import (
     BaseDistribution,
@@ -29,9 +28,7 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from slicewise.errors import ArgumentError, SlicewiseError
-
-_PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_WORDS_WITH_A_MEANING = ("null", "true", "false", "nan", "inf")
+from sweep.overrides import override_text
 
 # Points that a rehearsal may need to tell a mistake of all from one of a few.
 _SAMPLES = 3
@@ -184,16 +181,6 @@ class SearchSpace:
                 f"{self.custom.__module__}.{self.custom.__qualname__}"
             )
         return described
-
-
-def override_text(value: Any) -> str:
-    """A plain value as override text that Hydra reads as the same value."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, str):
-        plain = _PLAIN_WORD.fullmatch(value) and value.lower() not in _WORDS_WITH_A_MEANING
-        return value if plain else QuotedString(value, Quote.double).with_quotes()
-    return repr(value)
 
 
 def _dimension(override: Override) -> Dimension:

@@ -13,40 +13,28 @@ from sweep.trial.outcome import TrialLost
 
 
 class ActiveTrial:
-    """What a fit may know of the study that it belongs to.
+    """What a fit may know of the trial that it belongs to; by itself, a single fit in no study.
 
     Args:
-        trial: Optuna's.
         stop: Set when the trial should stop at the next batch.
-        is_ours: Asks the storage whether the trial is still this worker's.
 
     Attributes:
+        in_study: Whether it is a trial of a study.
+        number: Of the trial in its study; 0 of a single fit.
+        params: The swept values.
         abandoned: Set when the trial has been given to another worker: it must stop and leave
             everything as it is.
         attributes: For the study's user attributes, told with the result.
     """
 
-    def __init__(
-        self,
-        trial: Trial,
-        stop: threading.Event,
-        is_ours: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self.trial = trial
+    in_study = False
+
+    def __init__(self, stop: threading.Event) -> None:
         self.stop = stop
-        self._is_ours = is_ours
+        self.number = 0
+        self.params: dict[str, Any] = {}
         self.abandoned = threading.Event()
         self.attributes: dict[str, Any] = {}
-
-    @property
-    def number(self) -> int:
-        """Of the trial in its study."""
-        return self.trial.number
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The swept values."""
-        return self.trial.params
 
     def check_possession(self) -> None:
         """For before anything is written that another worker may also write.
@@ -61,6 +49,40 @@ class ActiveTrial:
 
     def is_lost(self) -> bool:
         """Whether the trial has been given to another worker, as the storage knows now."""
+        return self.abandoned.is_set()
+
+    def report(self, value: float, step: int) -> None:
+        """Reports an intermediate value to the study."""
+
+    def should_prune(self) -> bool:
+        """Whether the study's pruner ends the trial here."""
+        return False
+
+
+class StudyTrial(ActiveTrial):
+    """A trial of a study.
+
+    Args:
+        trial: Optuna's.
+        stop: Set when the trial should stop at the next batch.
+        is_ours: Asks the storage whether the trial is still this worker's.
+    """
+
+    in_study = True
+
+    def __init__(
+        self,
+        trial: Trial,
+        stop: threading.Event,
+        is_ours: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(stop)
+        self.trial = trial
+        self.number = trial.number
+        self.params = trial.params
+        self._is_ours = is_ours
+
+    def is_lost(self) -> bool:
         if not self.abandoned.is_set() and not self._is_ours():
             self.abandoned.set()
         return self.abandoned.is_set()
@@ -78,7 +100,7 @@ _stack: list[ActiveTrial] = []
 
 
 def active_trial() -> ActiveTrial | None:
-    """The trial of the study that this process is running, None for a single fit."""
+    """The trial that this process is running; None between trials."""
     return _stack[-1] if _stack else None
 
 

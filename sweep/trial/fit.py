@@ -55,12 +55,12 @@ log = logging.getLogger(__name__)
 _known_flops: dict[tuple[type[Student], str, int, int], int] = {}
 
 
-def fit(task: Task, active: ActiveTrial | None) -> Share:
+def fit(task: Task, active: ActiveTrial) -> Share:
     """Fits one student, or one rank's share of it, to whatever end.
 
     Args:
         task: What is to be fitted.
-        active: The trial in its study, if it is in one.
+        active: The trial in its study.
 
     Returns:
         How it ended, and the record of it.
@@ -72,16 +72,14 @@ def fit(task: Task, active: ActiveTrial | None) -> Share:
         values = _fit(task, record, active, trackers)
         outcome = Outcome(End.COMPLETE, values=values)
     except (Exception, SystemExit) as error:
-        outcome = _outcome_of(error, task, active)
+        outcome = _outcome_of(error, active)
     record.take_outcome(outcome, time.perf_counter() - started)
     trackers.conclude(record, outcome)
     return Share(outcome, record)
 
 
-def _outcome_of(error: BaseException, task: Task, active: ActiveTrial | None) -> Outcome:
-    outcome = Outcome.of(error, task.params or ())
-    if active is None:
-        return outcome
+def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
+    outcome = Outcome.of(error, active.params)
     if isinstance(error, SystemExit) and active.stop.is_set():
         # Lightning's answer to Ctrl-C.
         return Outcome(End.STOPPED, "stopped", error=error)
@@ -92,7 +90,7 @@ def _outcome_of(error: BaseException, task: Task, active: ActiveTrial | None) ->
 
 
 def _fit(
-    task: Task, record: TrialRecord, active: ActiveTrial | None, trackers: Trackers
+    task: Task, record: TrialRecord, active: ActiveTrial, trackers: Trackers
 ) -> tuple[float, ...]:
     """Trains, measures, and fills in the record; returns the objective's values."""
     _quiet_lightning()
@@ -123,7 +121,7 @@ def _fit(
     steps = settings.steps
     if checkpoint is not None:
         steps = steps.continuing(checkpoint.at_once)
-    targets = shared_targets(settings, teacher, data, trainer, directory, active is not None)
+    targets = shared_targets(settings, teacher, data, trainer, directory, active.in_study)
     with named_within("steps"):
         distiller = new_distiller(
             trainer,
@@ -156,8 +154,7 @@ def _fit(
         record.text_l1, record.text_cosine = test(student)
     if trainer.is_global_zero:
         record.values = objective_values(objective, record)
-        if active is not None:
-            active.check_possession()
+        active.check_possession()
         save_student(student, directory / STUDENT_FOLDER)
     _log_result(record)
     return tuple(record.values or ())
@@ -170,12 +167,9 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
 
 
-def _callbacks(
-    settings: TrialSettings, directory: Path, active: ActiveTrial | None
-) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if active is not None:
-        callbacks.append(ObeyStudy(active, prunable=settings.objective.is_pruned_by_loss))
+def _callbacks(settings: TrialSettings, directory: Path, active: ActiveTrial) -> list[Callback]:
+    callbacks: list[Callback] = [ObeyStudy(active, prunable=settings.objective.is_pruned_by_loss)]
+    if active.in_study:
         callbacks.append(LiveProgress(directory))
     return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]
 

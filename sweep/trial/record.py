@@ -184,7 +184,7 @@ class TrialRecord:
             raise SlicewiseError(f"{path} is damaged: {error}") from error
 
 
-def recorded_outcome(directory: Path, active: ActiveTrial | None) -> Outcome | None:
+def recorded_outcome(directory: Path, active: ActiveTrial) -> Outcome | None:
     """How a trial ended here whose worker died before it could tell; None where none has ended.
 
     Raises:
@@ -192,7 +192,7 @@ def recorded_outcome(directory: Path, active: ActiveTrial | None) -> Outcome | N
     """
     if not (directory / RECORD_NAME).exists():
         return None
-    if active is None:
+    if not active.in_study:
         raise SlicewiseError(
             f"{directory} holds a finished trial: choose another study=NAME, or remove it"
         )

@@ -6,13 +6,17 @@ or ranks that were started from outside (`sweep.ranks.torchrun`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from sweep.trial.active import ActiveTrial, active_trial
-from sweep.trial.outcome import Outcome
+from sweep.command_line import command_of_study
+from sweep.console import Interrupted
+from sweep.signals import stop_on_signals
+from sweep.trial.active import ActiveTrial, activated, active_trial
+from sweep.trial.outcome import End, Outcome
 from sweep.trial.record import TrialRecord, recorded_outcome
 from sweep.trial.task import Task
 
@@ -24,7 +28,7 @@ class Share(NamedTuple):
     record: TrialRecord
 
 
-Fit = Callable[[Task, ActiveTrial | None], Share]
+Fit = Callable[[Task, ActiveTrial], Share]
 
 
 def run_trial(config: DictConfig, fit: Fit) -> float | tuple[float, ...]:
@@ -41,16 +45,28 @@ def run_trial(config: DictConfig, fit: Fit) -> float | tuple[float, ...]:
         SlicewiseError: The configuration cannot be run; nothing has been trained.
         optuna.TrialPruned: The study's pruner ended the trial.
         TrialStopped: The trial was asked to stop; it can be continued.
+        Interrupted: The user stopped a fit that is in no study; it can be continued.
         RankDied: A rank is gone, or the ranks lost each other; it can be continued.
         FitFailed: The loss is not a number.
         Exception: Whatever else the fit raised.
     """
-    task, active = Task.current(config), active_trial()
+    active = active_trial()
+    if active is not None:
+        return _run(config, fit, active).result()
+    single = ActiveTrial(threading.Event())
+    with stop_on_signals(single.stop), activated(single):
+        outcome = _run(config, fit, single)
+    if outcome.end is End.STOPPED:
+        raise Interrupted(f"Stopped. To go on: {command_of_study(config.study)}")
+    return outcome.result()
+
+
+def _run(config: DictConfig, fit: Fit, active: ActiveTrial) -> Outcome:
+    task = Task.current(config, active)
     outcome = recorded_outcome(task.directory, active)
     if outcome is None:
         outcome, record = fit(task, active)
-        if outcome.end.is_final and not (active is not None and active.is_lost()):
+        if outcome.end.is_final and not active.is_lost():
             record.conclude(task.directory)
-        if active is not None:
-            active.attributes |= record.attributes()
-    return outcome.result()
+        active.attributes |= record.attributes()
+    return outcome

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sweep.trial.active import active_trial
+from sweep.trial.active import ActiveTrial
 
 
 @dataclass
@@ -34,10 +34,7 @@ class Task:
         return Path(self.hydra.runtime.output_dir)
 
     @classmethod
-    def current(cls, config: DictConfig) -> Task:
-        """Of the Hydra job, and the trial, that run in this process now."""
-        active = active_trial()
-        hydra = HydraConfig.get()
-        if active is None:
-            return cls(config, hydra, None, 0)
-        return cls(config, hydra, dict(active.params), active.number)
+    def current(cls, config: DictConfig, active: ActiveTrial) -> Task:
+        """Of the Hydra job that runs in this process now."""
+        params = dict(active.params) if active.in_study else None
+        return cls(config, HydraConfig.get(), params, active.number)

@@ -20,7 +20,7 @@ from sweep.study.presence import (
     process_is_here,
     read_signs,
 )
-from sweep.trial.active import ActiveTrial
+from sweep.trial.active import StudyTrial
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Lookout:
         self._sweeps = Census(SWEEP_BEAT_SECONDS)
         self._dead: set[str] = set()
         self._orphaned: float | None = None
-        self._active: ActiveTrial | None = None
+        self._active: StudyTrial | None = None
 
     def look(self) -> None:
         """One round."""
@@ -85,7 +85,7 @@ class Lookout:
         return (self._dead | gone) - {self._name}
 
     @contextlib.contextmanager
-    def over(self, active: ActiveTrial) -> Iterator[None]:
+    def over(self, active: StudyTrial) -> Iterator[None]:
         """Watches over one trial."""
         self._active = active
         try:

@@ -12,8 +12,6 @@ import functools
 import logging
 import os
 import secrets
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -28,8 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.command_line import command_of_study
 from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
+from sweep.overrides import override_text
 from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
 from sweep.study.attributes import REASON
@@ -38,7 +38,7 @@ from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
 from sweep.study.samplers import new_pruner, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
-from sweep.study.space import CustomSearchSpace, SearchSpace, override_text
+from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.storage import absolute_url, open_storage
 from sweep.trial.record import RECORD_NAME
 from sweep.view.picture import onlooking
@@ -131,7 +131,7 @@ def sweep(
     plan = Plan(
         n_trials=int(min(n_trials, space.size())),
         directory=str(directory),
-        command=_resume_command(name, arguments),
+        command=command_of_study(name),
         sampler=_class_name(sampler),
         pruner=_class_name(pruner),
     )
@@ -229,7 +229,7 @@ def _launch(
     if None not in mistakes:
         raise SlicewiseError("\n".join(filter(None, mistakes)))
     if interrupted:
-        raise Interrupted(f"Stopped. To resume: {_resume_command(study.study_name, arguments)}")
+        raise Interrupted(f"Stopped. To resume: {command_of_study(study.study_name)}")
 
 
 def _write_report(study: optuna.Study, directory: Path, storage: str | None) -> None:
@@ -361,15 +361,6 @@ def _free_place(study: optuna.Study, directory: Path) -> int:
         return 0
     places = [int(p.name) for p in directory.glob("workers/*") if p.name.isdigit()]
     return max(places, default=-1) + 1
-
-
-def _resume_command(study_name: str, arguments: Sequence[str]) -> str:
-    """The command line that goes on with this study."""
-    given = [a for a in sys.argv[1:] if a.partition("=")[0] != "study"]
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {module.parent or module.name}" if module else f"python {sys.argv[0]}"
-    name = override_text(study_name)
-    return f"{program} {shlex.join([*given, f'study={name}'])}"
 
 
 def _failures(failed: Sequence[FrozenTrial], budget: Budget) -> str:

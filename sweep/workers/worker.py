@@ -31,16 +31,16 @@ from optuna.trial import Trial
 from slicewise.errors import SlicewiseError
 from sweep.console import message_of
 from sweep.devices import started_by_torchrun
+from sweep.signals import stop_on_signals
 from sweep.study.compose import TrialComposer
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign
 from sweep.study.samplers import LearningStudy
 from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.storage import open_storage
-from sweep.trial.active import ActiveTrial, activated
+from sweep.trial.active import StudyTrial, activated
 from sweep.trial.outcome import End, Outcome, RankDied, reason_of
 from sweep.workers.lookout import Lookout
-from sweep.signals import stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Worker:
         composer: TrialComposer,
     ) -> None:
         """Runs one trial to whatever end, and tells the study."""
-        active = ActiveTrial(trial, watch.stop, functools.partial(shared._belongs, trial, name))
+        active = StudyTrial(trial, watch.stop, functools.partial(shared._belongs, trial, name))
         try:
             with watch.over(active):
                 outcome = self._outcome(active, composer)
@@ -175,7 +175,7 @@ class Worker:
         elif told and outcome.end is End.PRUNED:
             log.info("Trial %d %s", trial.number, outcome.reason)
 
-    def _outcome(self, active: ActiveTrial, composer: TrialComposer) -> Outcome:
+    def _outcome(self, active: StudyTrial, composer: TrialComposer) -> Outcome:
         """Runs the trial as a Hydra job; how it ended."""
         trial = active.trial
         try:

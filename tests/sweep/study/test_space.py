@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from slicewise.errors import SlicewiseError
-from sweep.study.space import SearchSpace, override_text
+from sweep.overrides import override_text
+from sweep.study.space import SearchSpace
 
 SCALARS = st.one_of(
     st.none(),

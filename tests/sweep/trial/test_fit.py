@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ from slicewise import load_student
 from slicewise.data.batch import Split
 from slicewise.data.noise import noise_batch
 from slicewise.teacher import random_bert
+from sweep.console import INTERRUPTED
+from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep.conftest import Sweep
+from tests.sweep.processes import eventually
 
 Record = Callable[[str], dict[str, Any]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -135,3 +141,34 @@ def test_the_record_is_plain_json(sweep: Sweep, folder: Path) -> None:
     text = (folder / "multirun/a/0/trial.json").read_text()
     assert json.loads(text)["study"] == "a"
     assert not list((folder / "multirun/a").rglob("*.pt")) + list(folder.rglob("*.pkl"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_fit_that_is_interrupted_goes_on_to_the_same_loss(
+    folder: Path, record: Record, number: signal.Signals
+) -> None:
+    arguments = ["experiment=tiny", "trainer.accelerator=cpu", "data.train_batches=600"]
+    command = [sys.executable, "-m", "sweep", *arguments]
+    checkpoints = "callbacks.resume_point.every_seconds=0.1"
+    place = folder / "multirun/a/0"
+    with subprocess.Popen(
+        [*command, checkpoints, "study=a"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        eventually((place / CHECKPOINT).exists, "a checkpoint")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert said.startswith("Stopped. To go on: python -m sweep experiment=tiny")
+    assert said.rstrip().endswith("study=a")
+    assert "Traceback" not in said
+    assert not (place / "trial.json").exists()
+    again = subprocess.run(
+        shlex.split(said.partition("go on: ")[2].replace("python", sys.executable, 1)), check=False
+    )
+    assert again.returncode == 0
+    assert "Going on from step" in (place / "sweep.log").read_text()
+    assert subprocess.run([*command, "study=b"], check=False).returncode == 0
+    assert record("a/0")["valid_l1"] == record("b/0")["valid_l1"]

@@ -34,7 +34,7 @@ from sweep.console import INTERRUPTED
 from sweep.resolvers import register_resolvers
 from sweep.study.shared import quiet_optuna
 from sweep.trial import fit as fitting
-from sweep.trial.active import ActiveTrial, activated
+from sweep.trial.active import StudyTrial, activated
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
 from sweep.trial.metrics_file import MetricsFile
 from sweep.trial.outcome import TrialStopped
@@ -72,7 +72,7 @@ class Fit:
         HydraConfig.instance().set_config(config)
         waiting = self.study.trials
         trial = Trial(self.study, waiting[0]._trial_id) if waiting else self.study.ask()
-        with activated(ActiveTrial(trial, threading.Event())):
+        with activated(StudyTrial(trial, threading.Event())):
             return run_trial(config, fitting.fit)
 
     def run_until_stopped(self, *overrides: str) -> int:
