@@ -32,7 +32,8 @@ class FinalValidation(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         self.step = trainer.global_step
-        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # The training loss stays that of the fit, whatever is validated after it.
+        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
         loss = self.metrics["valid_l1"]
         if not math.isfinite(loss):
             raise FitFailed(f"valid_l1 is {loss} after {trainer.global_step} steps")
@@ -67,6 +68,7 @@ class ObeyStudy(BetweenSteps):
         self.active = active
         self.prunable = prunable
         self._verdict = _Verdict.GO_ON
+        self._reported = -1
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(
@@ -82,6 +84,10 @@ class ObeyStudy(BetweenSteps):
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
+        if trainer.global_step == self._reported:
+            # The best weights, after the last ones.
+            return
+        self._reported = trainer.global_step
         loss = float(trainer.callback_metrics["valid_l1"])
 
         def judge() -> _Verdict:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+# Beside those that callbacks of Lightning's keep.
+CHECKPOINT = Path("checkpoints") / "resume.ckpt"
+# As the first release called it; Lightning calls one of its own so.
+_FORMER = CHECKPOINT.with_name("last.ckpt")
 # What a fit cannot go on without.
 _CONTENT = {"global_step", "state_dict", "optimizer_states", "loops", "callbacks"}
 
@@ -31,6 +34,9 @@ class Checkpoint(NamedTuple):
 def usable_checkpoint(directory: Path) -> Checkpoint | None:
     """The checkpoint of a trial that can be continued, None where there is none that is whole."""
     path = directory / CHECKPOINT
+    former = directory / _FORMER
+    if not path.exists() and former.exists() and not _is_lightnings(former):
+        former.replace(path)
     if not path.exists():
         return None
     try:
@@ -58,6 +64,20 @@ def _verified(path: Path) -> dict[str, Any]:
     return content
 
 
+def _is_lightnings(path: Path) -> bool:
+    """Whether a callback of Lightning's keeps this file, beside ours or instead."""
+    try:
+        callbacks = _verified(path)["callbacks"]
+    except Exception:  # Damaged bytes raise almost anything.
+        return False
+    return any(str(key).startswith("ModelCheckpoint") for key in callbacks)
+
+
 def remove_checkpoint(directory: Path) -> None:
     """A finished trial keeps its student, not the state of its fit."""
-    shutil.rmtree(directory / CHECKPOINT.parent, ignore_errors=True)
+    folder = (directory / CHECKPOINT).parent
+    # With those that a killed process has not finished.
+    for path in folder.glob(f"*{CHECKPOINT.stem}.*"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -36,6 +36,7 @@ from sweep.trial.lockstep import agreed
 from sweep.trial.loggers import Trackers
 from sweep.trial.outcome import End, FitFailed, Outcome, TrialLost
 from sweep.trial.parts import (
+    best_weights,
     build_student,
     calibration,
     check_course,
@@ -112,6 +113,7 @@ def _fit(
     callbacks = [final, *_callbacks(settings, directory, active)]
     trainer = new_trainer(settings, callbacks, trackers.open(settings.logger), directory)
     check_course(settings, trainer, data)
+    best = best_weights(trainer)
     trackers.begin(settings)
     record.hardware, record.precision = _hardware(trainer), str(trainer.precision)
     _measure_cost(student, settings, teacher.hidden_size, trainer, record)
@@ -141,8 +143,11 @@ def _fit(
             trainer.fit(distiller, datamodule=data, ckpt_path=path, weights_only=True)
         else:
             _show_targets(distiller, data)
+        if best is not None and best.best_model_path:
+            _load_weights(distiller, Path(best.best_model_path))
+            final.step = -1
         if final.step != trainer.global_step:
-            # The fit ended between two validations.
+            # The fit ended between two validations, or has gone back to the best of them.
             trainer.validate(distiller, datamodule=data, verbose=False)
     finally:
         record.steps = trainer.global_step
@@ -182,6 +187,13 @@ def _show_targets(distiller: Distiller, data: HiddenStatesDataModule) -> None:
         mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
         target_BTH = teacher(batch.hidden_states.to(device), mask)
         distiller.baselines.update(target_BTH.cpu(), batch.real_tokens())
+
+
+def _load_weights(distiller: Distiller, path: Path) -> None:
+    """Takes the student's weights from a checkpoint of Lightning's."""
+    log.info("The best weights: %s", path.stem)
+    content = torch.load(path, map_location=distiller.device, weights_only=True)
+    distiller.load_state_dict(content["state_dict"])
 
 
 def _log_result(record: TrialRecord) -> None:

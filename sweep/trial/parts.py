@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from slicewise.averaging import WeightAverage
 from slicewise.cost import count_parameters
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.hidden_states import HiddenStatesDataModule
@@ -166,8 +167,8 @@ def new_trainer(
         settings.trainer,
         logger=loggers or False,
         callbacks=callbacks,
-        # Resuming is ResumePoint's; the student is saved once, at the end.
-        enable_checkpointing=False,
+        # Resuming is ResumePoint's; Lightning saves what a callback of its own is asked to.
+        enable_checkpointing=_keeps_checkpoints(settings, callbacks),
         default_root_dir=str(directory),
     )
     return trainer
@@ -180,6 +181,28 @@ def named_within(group: str) -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise error.within(group) from error
+
+
+def _keeps_checkpoints(settings: TrialSettings, callbacks: Sequence[Callback]) -> bool:
+    asked = bool(settings.trainer.get("enable_checkpointing"))
+    return asked or any(isinstance(callback, Checkpoint) for callback in callbacks)
+
+
+def best_weights(trainer: lightning.Trainer) -> ModelCheckpoint | None:
+    """The callback that keeps the best weights, of which the student shall be made, if any does.
+
+    Raises:
+        ArgumentError: The student shall also be the average of its weights.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    kept = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor is not None]
+    if kept and any(isinstance(callback, WeightAverage) for callback in callbacks):
+        raise ArgumentError(
+            "callbacks",
+            "best, ema",
+            "one of them: the student is either of the best weights or of their average",
+        )
+    return kept[0] if kept else None
 
 
 def check_course(

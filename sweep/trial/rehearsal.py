@@ -40,6 +40,7 @@ def rehearse(config: DictConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = parts.new_trainer(settings, callbacks, [], Path(folder))
     parts.check_course(settings, trainer, data)
+    parts.best_weights(trainer)
 
 
 def check_settings(config: DictConfig) -> TrialSettings:

@@ -198,7 +198,7 @@ class TrialSettings:
             student=_node(config, "student"),
             optimizer=_node(config, "optimizer"),
             scheduler=_optional(config, "scheduler"),
-            trainer=_node(config, "trainer"),
+            trainer=_trainer(_node(config, "trainer")),
             data=DataSettings.of(_node(config, "data")),
             callbacks=_optional(config, "callbacks") or {},
             logger={str(name): config.logger[name] for name in config.get("logger") or {}},
@@ -242,6 +242,18 @@ def _optional(config: DictConfig, key: str) -> Node | None:
         raise SlicewiseError(f"{key}: {error}") from error
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
+
+
+def _trainer(node: Node) -> Node:
+    strategy = node.get("strategy")
+    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise ArgumentError(
+            "trainer.strategy",
+            strategy,
+            "auto, ddp: ranks are started once, and fit one student after the other",
+            "For two devices: trainer=ddp trainer.devices=2",
+        )
+    return node
 
 
 def _seed(seed: Any) -> int:

@@ -145,7 +145,7 @@ def test_a_trial_stopped_on_all_ranks_goes_on_to_the_same_end(
     slow = "+callbacks.slow={_target_: tests.sweep.faults.Slow, seconds: 0.1}"
     stop = "+callbacks.stop={_target_: tests.sweep.faults.InterruptWorker, step: 3}"
     assert sweep(*command, "study=parts", slow, stop) == INTERRUPTED
-    assert (folder / "multirun/parts/0/checkpoints/last.ckpt").exists()
+    assert (folder / "multirun/parts/0/checkpoints/resume.ckpt").exists()
     assert not (folder / "multirun/parts/0/trial.json").exists()
     assert sweep(*command, "study=parts") == 0
     log = (folder / "multirun/parts/0/sweep.log").read_text()
