@@ -139,7 +139,10 @@ class Gang:
                 if isinstance(message, logging.LogRecord):
                     logging.getLogger(message.name).handle(message)
                 elif isinstance(message, Question):
+                    asked = time.monotonic()
                     answer = getattr(active, message.method)(*message.arguments)
+                    # A storage that is away costs waiting, and no rank its share.
+                    deadline += time.monotonic() - asked
                     rank.say(Answer(answer))
                 elif isinstance(message, Share):
                     shares[rank.number] = message

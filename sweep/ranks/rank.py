@@ -158,6 +158,9 @@ def _meet(line: _Line, place: Place) -> None:
     from torch import distributed
     from torch._C._distributed_c10d import TCPStore
 
+    from sweep.trial import lockstep
+
+    lockstep.set_timeout(place.timeout)
     if sys.platform == "linux":
         # Ranks of one machine need not be seen from outside.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

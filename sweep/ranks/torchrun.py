@@ -30,6 +30,7 @@ from sweep.ranks.placement import Placement
 from sweep.ranks.rank import RankTrial, backend_of, run_share
 from sweep.ranks.verdict import verdict
 from sweep.resolvers import register_resolvers
+from sweep.trial import lockstep
 from sweep.trial.active import ActiveTrial
 from sweep.trial.outcome import End, Outcome, RankDied
 from sweep.trial.run import Share
@@ -95,6 +96,7 @@ def _join(config: DictConfig) -> None:
         store.set(_CONFIG, _dumped(config))
         atexit.register(_dismiss)
     placement = Placement.of(config)
+    lockstep.set_timeout(placement.timeout)
     distributed.init_process_group(
         backend_of(placement.accelerator),
         store=store,

@@ -30,6 +30,7 @@ class Plan:
         command: What starts, or resumes, the study; None: unknown.
         sampler: Name of Optuna's sampler.
         pruner: Name of Optuna's pruner.
+        heartbeat: Seconds between two signs of life of its workers; None: unknown.
     """
 
     n_trials: int | None = None
@@ -37,6 +38,7 @@ class Plan:
     command: str | None = None
     sampler: str | None = None
     pruner: str | None = None
+    heartbeat: float | None = None
 
     def __post_init__(self) -> None:
         if self.command is not None:

@@ -98,7 +98,7 @@ class ObeyStudy(BetweenSteps):
             self.active.report(loss, trainer.global_step)
             return _Verdict.PRUNE if self.active.should_prune() else _Verdict.GO_ON
 
-        verdict = _Verdict(agreed(judge))
+        verdict = _Verdict(agreed(judge, may_wait=True))
         if verdict is _Verdict.LOST:
             raise TrialLost
         if verdict is _Verdict.PRUNE:

@@ -95,7 +95,7 @@ class ResumePoint(BetweenSteps):
             TrialLost: The trial has been given to another worker.
         """
         active = active_trial()
-        if active is not None and agreed(active.is_lost):
+        if active is not None and agreed(active.is_lost, may_wait=True):
             raise TrialLost
         self._step = trainer.global_step
         path = Path(trainer.default_root_dir) / CHECKPOINT

@@ -84,7 +84,8 @@ class Onlooker:
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
         # Of participants elsewhere one only sees whether their signs are renewed.
-        self._censuses = {kind: Census(seconds=5.0) for kind in ("sweep", "worker")}
+        seconds = read_plan(study).heartbeat or 5.0
+        self._censuses = {kind: Census(seconds) for kind in ("sweep", "worker")}
 
     def look(self) -> Status:
         """The status now."""

@@ -45,7 +45,7 @@ class Lookout:
         self._name = name
         self._sweep = sweep
         self._workers = Census(heartbeat)
-        self._sweeps = Census(SWEEP_BEAT_SECONDS)
+        self._sweeps = Census(max(heartbeat, SWEEP_BEAT_SECONDS))
         self._dead: set[str] = set()
         self._orphaned: float | None = None
         self._active: StudyTrial | None = None

@@ -134,6 +134,7 @@ def sweep(
         command=command_of_study(name),
         sampler=_class_name(sampler),
         pruner=_class_name(pruner),
+        heartbeat=heartbeat,
     )
     write_plan(study, plan)
     shared = SharedStudy(study, opened, directory, space, budget, config)

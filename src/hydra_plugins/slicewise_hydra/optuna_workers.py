@@ -95,7 +95,8 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # How often a trial is taken up again whose worker died.
     max_retries: int = 3
 
-    # Seconds between two signs of life of a worker; one is taken for dead after six of them.
+    # Seconds between two signs of life of a worker. Of a worker, or a sweep, on another machine one
+    # that has shown none for six of them is taken for dead.
     heartbeat: float = 5.0
 
     # Dotted path of a function (configuration of a trial) that raises what is wrong with it: what

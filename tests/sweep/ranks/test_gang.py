@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sweep import application
 from sweep.console import INTERRUPTED, MISTAKE
 from sweep.ranks import gang
 from sweep.study.attributes import ATTEMPTS, REASON
+from sweep.trial.active import StudyTrial
 from sweep.trial.build import build
 from sweep.trial.parts import build_student
 from tests.sweep import faults
@@ -208,6 +210,26 @@ def test_ranks_that_no_longer_answer_are_ended(sweep: Sweep, folder: Path, ranks
     assert trial.state is TrialState.COMPLETE
     assert trial.user_attrs[ATTEMPTS] == 1
     assert "Going on from step 2" in (folder / "multirun/s/0/sweep.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_storage_that_is_away_costs_no_rank_its_share(
+    sweep: Sweep, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away for longer than a rank may wait for the others: those hear that rank 0 waits."""
+    report = StudyTrial.report
+
+    def slow_report(self: StudyTrial, value: float, step: int) -> None:
+        if step == 2:
+            time.sleep(25)
+        report(self, value, step)
+
+    monkeypatch.setattr(StudyTrial, "report", slow_report)
+    command = ("-m", *ranks, "study=s", "student.qkv_layers=1", "gang.timeout=15")
+    assert sweep(*command) == 0
+    [trial] = _study().trials
+    assert trial.state is TrialState.COMPLETE
+    assert ATTEMPTS not in trial.user_attrs
 
 
 def test_a_single_fit_says_which_rank_died(
