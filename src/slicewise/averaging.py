@@ -18,17 +18,34 @@ from slicewise.errors import ArgumentError
 class WeightAverage(Callback):
     """Validates, and ends, with averaged weights; trains with the others.
 
-    The average follows the weights from the first step on; it forgets as fast as the number of
-    steps allows, `min(decay, (1 + n) / (10 + n))` after n, so that short fits do not end near
-    where they began (as TensorFlow's `ExponentialMovingAverage` does with `num_updates`).
+    Averages of the iterates of a descent have less noise than its last one (Polyak and Juditsky
+    1992, https://doi.org/10.1137/0330046). This one follows the weights from the first step on; it
+    forgets as fast as the number of steps allows, `min(decay, (1 + n) / (10 + n))` after n, so that
+    short fits do not end near where they began (as TensorFlow's `ExponentialMovingAverage` does
+    with `num_updates`).
 
     Lightning's `EMAWeightAveraging` copies the whole module, teacher and all.
 
     Args:
-        decay: Weight of the average against one step's weights.
+        decay: Weight of the average against one step's weights; 0.99 unless given: the average is
+            that of the last hundred steps or so.
 
     Raises:
-        ArgumentError: `decay` is not from 0 to 1.
+        ArgumentError: `decay` is not from 0 to below 1.
+
+    Example:
+        >>> from slicewise.data.noise import NoiseDataModule
+        >>> from slicewise.students.approx import ApproximateAttention
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=8, num_attention_heads=2, intermediate_size=16)
+        >>> student = ApproximateAttention(8, num_attention_heads=2, attention_hidden_size=4)
+        >>> data = NoiseDataModule(8, batch_size=2, seq_length=4, train_batches=8, valid_batches=1)
+        >>> trainer = lightning.Trainer(
+        ...     max_epochs=1, accelerator="cpu", callbacks=[WeightAverage(decay=0.9)], logger=False,
+        ...     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(Distiller(teacher, student, seq_length=4), datamodule=data)
+        >>> trainer.global_step  # The student now has the average of eight steps' weights.
+        8
     """
 
     def __init__(self, decay: float = 0.99) -> None:

@@ -13,14 +13,26 @@ from torch.optim import AdamW, Muon, Optimizer
 class MuonWithAdamW(Optimizer):
     """torch's Muon for parameters of two dimensions, torch's AdamW for the others.
 
-    Muon's updates are scaled to the size of AdamW's (Liu et al. 2025, "Muon is Scalable for LLM
-    Training", arXiv:2502.16982), so one learning rate serves both.
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes the momentum of a
+    matrix orthogonal before it is subtracted. Its updates are scaled to the size of AdamW's (Liu et
+    al. 2025, "Muon is Scalable for LLM Training", https://arxiv.org/abs/2502.16982), so one
+    learning rate serves both.
 
     Args:
         params: Parameters.
-        lr: Learning rate.
-        weight_decay: Decoupled.
-        momentum: Of Muon.
+        lr: Learning rate; 1e-3, torch's for AdamW.
+        weight_decay: Decoupled (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101);
+            1e-4 as in the article, whose optimizer is AdamW; torch has 1e-1 and 1e-2.
+        momentum: Of Muon; 0.95, its authors' and torch's. AdamW has torch's betas.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> optimizer = MuonWithAdamW(layer.parameters(), lr=0.1)
+        >>> before = layer.weight.detach().clone()
+        >>> layer(torch.randn(4, 3)).pow(2).mean().backward()
+        >>> optimizer.step()
+        >>> bool((layer.weight != before).all())
+        True
     """
 
     def __init__(

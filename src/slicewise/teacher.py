@@ -52,7 +52,27 @@ class TeacherSlice(nn.Module):
         layers: The encoder layers, each `(hidden_states, attention_mask) -> hidden_states`.
         hidden_size: H.
         source: Where the weights come from, for the record of a trial.
-        load_whole: Loads the model that the slice is part of; see `whole`.
+        load_whole: Loads the model that the slice is part of; see `whole`. Unless given, that
+            model is not known.
+
+    Example:
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> x_BTH = torch.randn(2, 5, 24)
+        >>> teacher(x_BTH).shape
+        torch.Size([2, 5, 24])
+        >>> teacher.train().training
+        False
+        >>> any(parameter.requires_grad for parameter in teacher.parameters())
+        False
+
+        Of layers of your own:
+
+        >>> class Halve(nn.Module):
+        ...     def forward(self, hidden_states, attention_mask=None):
+        ...         return hidden_states / 2
+        >>> halves = TeacherSlice(nn.ModuleList([Halve(), Halve()]), 24, "two halves")
+        >>> torch.equal(halves(x_BTH), x_BTH / 4)
+        True
     """
 
     def __init__(
@@ -84,7 +104,7 @@ class TeacherSlice(nn.Module):
 
         Args:
             hidden_states: (B, T, H).
-            attention_mask: Additive, (B, 1, 1, T).
+            attention_mask: Additive, (B, 1, 1, T); unless given, every token counts.
         """
         x_BTH = hidden_states
         for layer in self.layers:
@@ -114,6 +134,14 @@ class TeacherSlice(nn.Module):
         Raises:
             ArgumentError: The model has no tokenizer, or cannot be reached.
             SlicewiseError: Its weights are damaged or incomplete, or nobody said where they are.
+
+        Example:
+            >>> teacher = random_bert(
+            ...     first_layer=1, num_layers=1, num_hidden_layers=3, hidden_size=24,
+            ...     num_attention_heads=2, intermediate_size=32)
+            >>> whole = teacher.whole()
+            >>> len(whole.below.layers), len(whole.above.layers)
+            (1, 1)
         """
         if not self._whole:
             if self._load_whole is None:
@@ -132,13 +160,29 @@ def load_slice(
     Args:
         pretrained: A folder that transformers can load, or a model on the Hugging Face hub, of
             the BERT family: its layers are found under `encoder.layer` or `transformer.layer`.
-        first_layer: The first layer of the slice, from 0.
-        num_layers: How many layers.
+        first_layer: The first layer of the slice, from 0; 0, the layer above the embeddings,
+            unless given.
+        num_layers: How many layers; 2 unless given, as in the article.
         name: What messages and records call it; `pretrained` unless given.
 
     Raises:
         ArgumentError: `pretrained` cannot be reached or read, or the model has no such layers.
         SlicewiseError: The weights are damaged, or lack some of the slice.
+
+    Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
+
+    Example:
+        >>> import tempfile
+        >>> config = BertConfig(
+        ...     vocab_size=99, hidden_size=24, num_hidden_layers=3, num_attention_heads=2,
+        ...     intermediate_size=32)
+        >>> model = BertModel(config).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     teacher = load_slice(folder, first_layer=1)
+        >>> states = model(torch.tensor([[1, 2, 3]]), output_hidden_states=True).hidden_states
+        >>> torch.allclose(teacher(states[1]), states[3], atol=1e-5)
+        True
     """
     try:
         config = AutoConfig.from_pretrained(pretrained)
@@ -175,14 +219,23 @@ def minilm(
 ) -> TeacherSlice:
     """Layers of all-MiniLM-L6-v2 (H=384, 6 layers): from the installed weights, else the hub.
 
+    Six layers of MiniLM (Wang et al. 2020, https://arxiv.org/abs/2002.10957), trained to embed
+    sentences (Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084).
+
     Args:
-        first_layer: The first layer of the slice, from 0.
-        num_layers: How many layers.
+        first_layer: The first layer of the slice, from 0; 0, the layer above the embeddings,
+            unless given.
+        num_layers: How many layers; 2 unless given, as in the article.
         pretrained: Another place to load from, as in `load_slice`.
 
     Raises:
         ArgumentError, SlicewiseError: As `load_slice`; also when the installed weights are not
             the published ones.
+
+    Example:
+        >>> teacher = minilm(first_layer=4)
+        >>> teacher.source, teacher.hidden_size, len(teacher.layers)
+        ('sentence-transformers/all-MiniLM-L6-v2', 384, 2)
     """
     if pretrained is not None:
         return load_slice(pretrained, first_layer, num_layers)
@@ -214,9 +267,12 @@ def random_bert(
 
     The model around them has random weights too, and hashes words into its vocabulary.
 
+    All sizes are BERT-base's unless given.
+
     Args:
-        first_layer: The first layer of the slice, from 0.
-        num_layers: How many layers.
+        first_layer: The first layer of the slice, from 0; 0, the layer above the embeddings,
+            unless given.
+        num_layers: How many layers; 2 unless given, as in the article.
         hidden_size: H.
         num_hidden_layers: Layers of the whole encoder; those above the slice are built only
             where the whole model is asked for.
@@ -226,6 +282,12 @@ def random_bert(
 
     Raises:
         ArgumentError: The encoder has no such layers, or the heads do not divide `hidden_size`.
+
+    Example:
+        >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> x_BTH = torch.randn(2, 5, 24)
+        >>> torch.equal(random_bert(**sizes)(x_BTH), random_bert(**sizes)(x_BTH))
+        True
     """
     _check_layers(first_layer, num_layers, num_hidden_layers, "random_bert")
     check_integers(

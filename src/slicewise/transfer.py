@@ -33,6 +33,11 @@ class Transfer(NamedTuple):
             real tokens.
         text_cosine: Mean cosine between the final embeddings of the model with the student and
             of the original.
+
+    Example:
+        >>> found = Transfer(text_l1=0.12, text_cosine=0.97)
+        >>> found.text_cosine
+        0.97
     """
 
     text_l1: float
@@ -74,11 +79,23 @@ class TransferTest:
 
     Args:
         teacher: The slice that the students stand in for.
-        texts: The texts; `default_texts` unless given.
+        texts: The texts, of which the first 128 tokens count; `default_texts` unless given.
 
     Raises:
         ArgumentError: There are no texts, or the teacher has no tokenizer.
         SlicewiseError: The teacher's whole model cannot be loaded.
+
+    Example:
+        >>> from slicewise.students.original import Original
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(
+        ...     hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+        >>> test = TransferTest(teacher, ["A text.", "Another one, somewhat longer."])
+        >>> copied = Original(**Original.sizes_from(teacher))
+        >>> copied.start_from(teacher)
+        >>> found = test(copied)
+        >>> round(found.text_l1, 4), round(found.text_cosine, 4)
+        (0.0, 1.0)
     """
 
     def __init__(self, teacher: TeacherSlice, texts: Sequence[str] | None = None) -> None:
@@ -145,6 +162,14 @@ def transfer(
 
     Raises:
         ArgumentError, SlicewiseError: As `TransferTest`.
+
+    Example:
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(
+        ...     hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+        >>> found = transfer(teacher, teacher, ["The slice stands in for itself."])
+        >>> found.text_l1
+        0.0
     """
     if texts is not None:
         return TransferTest(teacher, texts)(student)
@@ -158,6 +183,13 @@ def transfer_test(teacher: TeacherSlice) -> TransferTest:
     """The test of a teacher on `default_texts`, made once per process.
 
     Called before a fit, it tells what is wrong with the whole model before time is spent.
+
+    Example:
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(
+        ...     hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        >>> transfer_test(teacher) is transfer_test(teacher)
+        True
     """
     test = _tests.get(teacher)
     if test is None:
@@ -166,7 +198,12 @@ def transfer_test(teacher: TeacherSlice) -> TransferTest:
 
 
 def default_texts() -> tuple[str, ...]:
-    """256 test sentences of the standard library's docstrings: no training sees them."""
+    """256 test sentences of the standard library's docstrings: no training sees them.
+
+    Example:
+        >>> len(default_texts())
+        256
+    """
     return stdlib_test_sentences(NUM_TEXTS)
 
 

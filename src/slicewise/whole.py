@@ -39,6 +39,11 @@ class Tokenizer(Protocol):
         last_id: Ends every text ([SEP]).
         pad_id: Fills up a row.
         word_ids: All ids that stand for a piece of text.
+
+    Example:
+        >>> tokenizer: Tokenizer = HashedWords(vocab_size=100)
+        >>> [len(ids) for ids in tokenizer.encode(["", "one", "two words"], max_length=8)]
+        [2, 3, 4]
     """
 
     first_id: int
@@ -59,6 +64,16 @@ class HashedWords:
 
     Args:
         vocab_size: Ids in all, with the three special ones.
+
+    Weinberger et al. 2009, "Feature Hashing", https://arxiv.org/abs/0902.2206.
+
+    Example:
+        >>> tokenizer = HashedWords(vocab_size=100)
+        >>> one, other = tokenizer.encode(["The end, the END!", "an end"], max_length=8)
+        >>> len(one), one[0] == tokenizer.first_id, one[-1] == tokenizer.last_id
+        (8, True, True)
+        >>> one[2] == one[5] == other[2]  # "end", each time
+        True
     """
 
     pad_id, first_id, last_id = range(3)
@@ -91,6 +106,18 @@ class PretrainedTokenizer:
     Raises:
         ArgumentError: There is no tokenizer, or it cannot be read.
         SlicewiseError: It knows ids that the model does not.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import BertTokenizer
+        >>> words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "end": 5}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = BertTokenizer(vocab=words).save_pretrained(folder)
+        ...     tokenizer = PretrainedTokenizer(folder, vocab_size=6)
+        >>> tokenizer.encode(["end end", "the end"], max_length=8)
+        [[2, 5, 5, 3], [2, 1, 5, 3]]
+        >>> tokenizer.word_ids
+        [5]
     """
 
     def __init__(self, pretrained: str, vocab_size: int) -> None:
@@ -138,8 +165,20 @@ class Pooling:
     tokens, then scaled to length 1. A dense layer that follows the pooling is left out.
 
     Args:
-        mode: `mean`, `max` or `cls`.
-        normalize: Whether to scale to length 1.
+        mode: `mean`, which the default teacher has, `max` or `cls`.
+        normalize: Whether to scale to length 1, so that scalar products are cosines.
+
+    Reimers and Gurevych 2019, "Sentence-BERT", https://arxiv.org/abs/1908.10084.
+
+    Example:
+        >>> hidden_BTH = torch.tensor([[[1.0, 0.0], [3.0, 4.0], [9.0, 9.0]]])
+        >>> keep_BT = torch.tensor([[True, True, False]])
+        >>> Pooling(normalize=False)(hidden_BTH, keep_BT)
+        tensor([[2., 2.]])
+        >>> Pooling("max", normalize=False)(hidden_BTH, keep_BT)
+        tensor([[3., 4.]])
+        >>> Pooling("cls")(hidden_BTH, keep_BT)
+        tensor([[1., 0.]])
     """
 
     MODES = ("mean", "max", "cls")
@@ -201,6 +240,17 @@ class WholeModel(nn.Module):
         tokenizer: Of the model.
         pooling: Of the model.
         max_length: Most tokens of a text: the positions that the model knows.
+
+    Example:
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(
+        ...     hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+        >>> whole = teacher.whole()
+        >>> input_ids_BT, keep_BT = whole.tokenize(["A text.", "Another one."], max_length=8)
+        >>> entering_BTH = whole.enter(input_ids_BT, keep_BT)
+        >>> leaving_BTH = teacher(entering_BTH, additive_mask(keep_BT))
+        >>> whole.leave(leaving_BTH, keep_BT).shape
+        torch.Size([2, 24])
     """
 
     def __init__(
@@ -283,6 +333,13 @@ def additive_mask(keep: Tensor) -> Tensor | None:
 
     Returns:
         (B, 1, 1, T), 0 for real tokens and `MASKED` for padding; None where every token is real.
+
+    Example:
+        >>> mask = additive_mask(torch.tensor([[True, True], [True, False]]))
+        >>> mask.shape, (mask == 0).flatten(1).tolist()
+        (torch.Size([2, 1, 1, 2]), [[True, True], [True, False]])
+        >>> additive_mask(torch.tensor([[True, True]])) is None
+        True
     """
     if keep.all():
         return None

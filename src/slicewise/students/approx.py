@@ -35,20 +35,36 @@ def _stack(width: int, output_dim: int, num_layers: int) -> nn.Sequential:
 class ApproximateAttention(Student):
     """Approximate attention, with the article's parameter names.
 
+    Scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) whose
+    projections may be deep and narrow. All defaults are the article's.
+
     Args:
         input_dim: H, the hidden size of the teacher.
-        num_attention_heads: N.
-        attention_hidden_size: D, the size of a query or a key in each head.
+        num_attention_heads: N; 12, which BERT-base and MiniLM have too.
+        attention_hidden_size: D, the size of a query or a key in each head; 32, which is MiniLM's,
+            and half of BERT-base's.
         value_dim: V, the size of the values of all heads together; half of `input_dim` unless
-            given. It must divide by `num_attention_heads`.
+            given, where BERT has all of it. It must divide by `num_attention_heads`.
         output_dim: Equal to `input_dim`, since the output is added to the input.
-        qkv_layers: Hidden layers in each of the query, key, value and dense stacks.
-        dropout: Probability, on the attention probabilities and before the layer norm.
-        layer_norm_eps: Added to the variance in the layer norm.
+        qkv_layers: Hidden layers in each of the query, key, value and dense stacks; 2 unless
+            given, where BERT has none.
+        dropout: Probability, on the attention probabilities and before the layer norm; 0.1 as in
+            BERT's own training.
+        layer_norm_eps: Added to the variance in the layer norm; 1e-12 as in BERT.
 
     Raises:
         ArgumentError: A size is not positive, the heads do not divide `value_dim`, `output_dim`
             differs from `input_dim`, or `dropout` is not a probability below 1.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.cost import count_parameters
+        >>> student = ApproximateAttention(
+        ...     24, num_attention_heads=2, attention_hidden_size=4, qkv_layers=1)
+        >>> student(torch.randn(2, 5, 24)).shape
+        torch.Size([2, 5, 24])
+        >>> count_parameters(ApproximateAttention(768))  # In the place of 14,175,744 of two layers.
+        5022336
     """
 
     def __init__(

@@ -22,23 +22,36 @@ if TYPE_CHECKING:
 
 
 class ApproximateAttentionWithFeedForward(Student):
-    """`ApproximateAttention`, then a feed-forward block of BERT's.
+    """`ApproximateAttention`, then a feed-forward block of BERT's (Devlin et al. 2019).
 
     Args:
         input_dim: H, the hidden size of the teacher.
-        num_attention_heads: As in `ApproximateAttention`, and so are the next four.
+        num_attention_heads: As in `ApproximateAttention`, and so are the next three.
         attention_hidden_size: The size of a query or a key in each head.
         value_dim: The size of the values of all heads together; half of `input_dim` unless given.
         output_dim: Equal to `input_dim`.
-        qkv_layers: Hidden layers in each of the query, key, value and dense stacks.
-        intermediate_size: F, the neurons of the feed-forward block.
-        dropout: Probability, on the attention probabilities and before the layer norms.
-        layer_norm_eps: Added to the variance in the layer norms.
-        hidden_act: The activation of the feed-forward block, by its name in transformers.
+        qkv_layers: Hidden layers in each of the query, key, value and dense stacks; 1 unless
+            given, the block taking some of the parameters of the article's 2.
+        intermediate_size: F, the neurons of the feed-forward block; 1536, MiniLM's, unless given.
+        dropout: Probability, on the attention probabilities and before the layer norms; 0 unless
+            given: the teacher, in eval mode, drops nothing either.
+        layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
+        hidden_act: The activation of the feed-forward block, by its name in transformers; `gelu`
+            as in BERT (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415).
 
     Raises:
         ArgumentError: As `ApproximateAttention`; also where `intermediate_size` is not positive
             or there is no such activation.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> family = ApproximateAttentionWithFeedForward
+        >>> student = family(**{**family.sizes_from(teacher), "intermediate_size": 20})
+        >>> student.start_from(teacher, [Batch(torch.randn(8, 16, 24))])
+        >>> student(torch.randn(2, 5, 24)).shape
+        torch.Size([2, 5, 24])
     """
 
     initialisations = ("random", "teacher")

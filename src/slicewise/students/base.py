@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Student(nn.Module, ABC):
     """A module that stands in for a teacher slice.
 
-    A family is one module of `slicewise.students` with one subclass of `Student`; the module's
-    name is the family's name.
+    A family is one module with one subclass of `Student`, in `slicewise.students` or in a package
+    of your own. Students learn from hidden states, as those of FitNets do (Romero et al. 2015,
+    https://arxiv.org/abs/1412.6550).
 
     Attributes:
         config: The arguments that build this student again, all plain JSON values.
@@ -31,6 +32,32 @@ class Student(nn.Module, ABC):
             leaves; `teacher`, what `start_from` makes of them.
         reproduces_teacher: Whether a student with nothing but `sizes_from` a teacher, started from
             it, returns what the teacher does: whether nothing is lost where nothing is left out.
+
+    Example:
+        A family of your own, in the module `my_package.mine`, say:
+
+        >>> import torch
+        >>> class Scale(Student):
+        ...     def __init__(self, input_dim):
+        ...         super().__init__()
+        ...         self.config = {"input_dim": input_dim}
+        ...         self.factor_H = nn.Parameter(torch.ones(input_dim))
+        ...
+        ...     @classmethod
+        ...     def sizes_from(cls, teacher):
+        ...         return {"input_dim": teacher.hidden_size}
+        ...
+        ...     def forward(self, hidden_states, attention_mask=None):
+        ...         return hidden_states * self.factor_H
+
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> student = Scale(**Scale.sizes_from(teacher))
+        >>> student(torch.randn(2, 5, 24)).shape, student.is_trainable
+        (torch.Size([2, 5, 24]), True)
+        >>> student.start_from(teacher)
+        Traceback (most recent call last):
+        slicewise.errors.ArgumentError: init=teacher: allowed: random
     """
 
     config: dict[str, Any]

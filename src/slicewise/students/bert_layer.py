@@ -32,19 +32,36 @@ class BertLayer(Student):
 
     Args:
         input_dim: H, the hidden size of the teacher.
-        num_layers: How many layers.
-        num_attention_heads: N.
+        num_layers: How many layers; 1 unless given, in the place of a slice of several.
+        num_attention_heads: N; 12 unless given, and D is 32 and F 1536: MiniLM's, so that with
+            `input_dim=384` a layer is one of MiniLM's size.
         attention_hidden_size: D, the size of a query or a key in each head.
-        value_dim: V, the size of the values of all heads together; N * D unless given. It must
-            divide by `num_attention_heads`.
+        value_dim: V, the size of the values of all heads together; N * D, as in BERT, unless
+            given. It must divide by `num_attention_heads`.
         intermediate_size: F, the neurons of each feed-forward block.
-        dropout: Probability, on the attention probabilities and before the layer norms.
-        layer_norm_eps: Added to the variance in the layer norms.
-        hidden_act: The activation, by its name in transformers.
+        dropout: Probability, on the attention probabilities and before the layer norms; 0 unless
+            given: the teacher, in eval mode, drops nothing either.
+        layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
+        hidden_act: The activation, by its name in transformers; `gelu` as in BERT.
 
     Raises:
         ArgumentError: A size is not positive, the heads do not divide `value_dim`, `dropout` is
             not a probability below 1, or there is no such activation.
+
+    Example:
+        A layer of 20 neurons out of two of 32, and one that keeps all there is:
+
+        >>> import torch
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> sizes = BertLayer.sizes_from(teacher)
+        >>> student = BertLayer(**{**sizes, "num_layers": 1, "intermediate_size": 20})
+        >>> student.start_from(teacher, [Batch(torch.randn(8, 16, 24))])
+        >>> whole = BertLayer(**sizes)
+        >>> whole.start_from(teacher)
+        >>> x_BTH = torch.randn(2, 5, 24)
+        >>> torch.allclose(whole(x_BTH), teacher(x_BTH), atol=1e-5)
+        True
     """
 
     initialisations = ("random", "teacher")

@@ -76,7 +76,12 @@ class Attention(nn.Module):
         value_dim: V, a multiple of N.
         dropout: Probability, on the attention probabilities and before the layer norm.
         layer_norm_eps: Added to the variance in the layer norm.
-        linear: Makes a projection from its input and output size.
+        linear: Makes a projection from its input and output size; `nn.Linear` unless given.
+
+    Example:
+        >>> attention = Attention(24, 2, 4, 6, dropout=0.0, layer_norm_eps=1e-12)
+        >>> attention(torch.randn(2, 5, 24)).shape
+        torch.Size([2, 5, 24])
     """
 
     def __init__(
@@ -130,8 +135,14 @@ class FeedForward(nn.Module):
         intermediate_size: F.
         dropout: Probability, before the layer norm.
         layer_norm_eps: Added to the variance in the layer norm.
-        hidden_act: The activation, by its name in transformers.
-        linear: Makes a projection from its input and output size.
+        hidden_act: The activation, by its name in transformers; `gelu` as in BERT (Hendrycks and
+            Gimpel 2016, https://arxiv.org/abs/1606.08415).
+        linear: Makes a projection from its input and output size; `nn.Linear` unless given.
+
+    Example:
+        >>> feed_forward = FeedForward(24, 32, dropout=0.0, layer_norm_eps=1e-12)
+        >>> feed_forward(torch.randn(2, 5, 24)).shape
+        torch.Size([2, 5, 24])
     """
 
     def __init__(
@@ -163,6 +174,13 @@ class EncoderLayer(nn.Module):
     Args:
         attention: (B, T, H), and an additive mask (B, 1, 1, T), to (B, T, H).
         feed_forward: (B, T, H) -> (B, T, H).
+
+    Example:
+        >>> layer = EncoderLayer(
+        ...     Attention(24, 2, 4, 6, dropout=0.0, layer_norm_eps=1e-12),
+        ...     FeedForward(24, 32, dropout=0.0, layer_norm_eps=1e-12))
+        >>> layer(torch.randn(2, 5, 24)).shape
+        torch.Size([2, 5, 24])
     """
 
     def __init__(self, attention: Attention, feed_forward: FeedForward) -> None:
@@ -183,7 +201,15 @@ class Encoder(nn.Module):
         sizes: What each layer is made of: `input_dim`, `num_layers`, `num_attention_heads`,
             `attention_hidden_size`, `value_dim`, `intermediate_size`, `dropout`,
             `layer_norm_eps`, `hidden_act`; other keys are not looked at.
-        linear: Makes a projection from its input and output size.
+        linear: Makes a projection from its input and output size; `nn.Linear` unless given.
+
+    Example:
+        >>> encoder = Encoder({
+        ...     "input_dim": 24, "num_layers": 3, "num_attention_heads": 2,
+        ...     "attention_hidden_size": 4, "value_dim": 6, "intermediate_size": 32,
+        ...     "dropout": 0.0, "layer_norm_eps": 1e-12, "hidden_act": "gelu"})
+        >>> len(list(encoder)), encoder(torch.randn(2, 5, 24)).shape
+        (3, torch.Size([2, 5, 24]))
     """
 
     def __init__(self, sizes: Mapping[str, Any], linear: NewLinear = nn.Linear) -> None:
@@ -225,7 +251,15 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of a teacher slice, by the names that students call them."""
+    """The sizes of a teacher slice, by the names that students call them.
+
+    Example:
+        >>> from slicewise.teacher import random_bert
+        >>> geometry = Geometry.of(
+        ...     random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32))
+        >>> geometry.num_attention_heads, geometry.attention_hidden_size, geometry.hidden_act
+        (2, 12, 'gelu')
+    """
 
     input_dim: int
     num_layers: int
@@ -273,6 +307,14 @@ def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
     Raises:
         ArgumentError: The teacher has fewer.
         SlicewiseError: The teacher's layers are not of BERT's shape.
+
+    Example:
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> encoder = read_layers(teacher, num_layers=2)
+        >>> x_BTH = torch.randn(2, 5, 24)
+        >>> torch.allclose(encoder(x_BTH), teacher(x_BTH), atol=1e-5)
+        True
     """
     geometry = Geometry.of(teacher)
     if num_layers > geometry.num_layers:
@@ -307,10 +349,19 @@ def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
 def check_sizes(arguments: Mapping[str, Any]) -> None:
     """Refuses arguments that no layer can be made of.
 
+    Args:
+        arguments: `dropout`, `layer_norm_eps`, `hidden_act`, and those sizes that there are.
+
     Raises:
         ArgumentError: A size is not positive, the heads do not divide `value_dim`, `dropout` is
             not a probability below 1, `layer_norm_eps` is negative, or transformers has no
             activation `hidden_act`.
+
+    Example:
+        >>> check_sizes(
+        ...     {"num_layers": 0, "dropout": 0.0, "layer_norm_eps": 1e-12, "hidden_act": "gelu"})
+        Traceback (most recent call last):
+        slicewise.errors.ArgumentError: num_layers=0: allowed: an integer of at least 1
     """
     check_integers(1, **{name: arguments[name] for name in _SIZES if name in arguments})
     check_probabilities(dropout=arguments["dropout"])
@@ -327,6 +378,9 @@ def check_head_size(input_dim: int, num_attention_heads: int) -> None:
 
     Raises:
         ArgumentError: They do not.
+
+    Example:
+        >>> check_head_size(input_dim=24, num_attention_heads=12)
     """
     if input_dim % num_attention_heads:
         divisors = [n for n in range(1, input_dim + 1) if input_dim % n == 0]

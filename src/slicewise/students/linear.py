@@ -30,10 +30,24 @@ class Linear(Student):
     Args:
         input_dim: H, the hidden size of the teacher.
         ridge: Added to the variance of the inputs, as a share of its mean over the hidden
-            dimensions (Hoerl and Kennard 1970, https://doi.org/10.1080/00401706.1970.10488634).
+            dimensions (Hoerl and Kennard 1970, https://doi.org/10.1080/00401706.1970.10488634);
+            1e-6 unless given: no more than keeps inputs that hardly vary from deciding anything.
 
     Raises:
         ArgumentError: `input_dim` is not positive, or `ridge` negative.
+
+    Example:
+        >>> from slicewise.data.batch import l1_loss
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> student = Linear(24)
+        >>> x_BTH = torch.randn(8, 16, 24)
+        >>> before = l1_loss(student(x_BTH), teacher(x_BTH))
+        >>> student.start_from(teacher, [Batch(x_BTH)])
+        >>> bool(l1_loss(student(x_BTH), teacher(x_BTH)) < before / 4)
+        True
+        >>> student.is_trainable
+        False
     """
 
     initialisations = ("teacher",)

@@ -35,6 +35,11 @@ class LowRankLinear(nn.Module):
         in_features: Of the input.
         out_features: Of the output.
         rank: R, the size between the factors.
+
+    Example:
+        >>> from slicewise.cost import count_parameters
+        >>> count_parameters(LowRankLinear(in_features=24, out_features=32, rank=4))
+        256
     """
 
     def __init__(self, in_features: int, out_features: int, rank: int) -> None:
@@ -52,21 +57,37 @@ class LowRank(Student):
     """Layers of BERT's shape whose six linear maps each go through R dimensions.
 
     A map of I inputs and O outputs has R * (I + O) weights in the place of I * O. Biases and
-    layer norms stay.
+    layer norms stay. How the factors are found is said, with the papers, at `start_from`.
 
     Args:
         input_dim: H, the hidden size of the teacher.
         rank: R, at most `input_dim` and `intermediate_size`; beyond them it could add nothing.
-        num_layers: How many layers.
-        num_attention_heads: They divide `input_dim`.
-        intermediate_size: Neurons of each feed-forward block.
-        dropout: Probability, on the attention probabilities and before the layer norms.
-        layer_norm_eps: Added to the variance in the layer norms.
-        hidden_act: The activation, by its name in transformers.
+        num_layers: How many layers; 1 unless given.
+        num_attention_heads: They divide `input_dim`; 12, as BERT-base and MiniLM have, unless
+            given.
+        intermediate_size: Neurons of each feed-forward block; 1536, MiniLM's, unless given.
+        dropout: Probability, on the attention probabilities and before the layer norms; 0 unless
+            given: the teacher, in eval mode, drops nothing either.
+        layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
+        hidden_act: The activation, by its name in transformers; `gelu` as in BERT.
 
     Raises:
         ArgumentError: A size is not positive, `rank` is too large, the heads do not divide
             `input_dim`, `dropout` is not a probability below 1, or there is no such activation.
+
+    Example:
+        >>> from slicewise.cost import count_parameters
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> student = LowRank(**{**LowRank.sizes_from(teacher), "rank": 6})
+        >>> student.start_from(teacher, [Batch(torch.randn(8, 16, 24))])
+        >>> count_parameters(student), count_parameters(teacher)
+        (4144, 8176)
+        >>> whole = LowRank(**LowRank.sizes_from(teacher))
+        >>> whole.start_from(teacher)
+        >>> x_BTH = torch.randn(2, 5, 24)
+        >>> torch.allclose(whole(x_BTH), teacher(x_BTH), atol=1e-5)
+        True
     """
 
     initialisations = ("random", "teacher")
@@ -123,8 +144,9 @@ class LowRank(Student):
         """Factorises the teacher's first `num_layers` layers.
 
         Each map is cut where its outputs change least for the inputs that it sees: see
-        `slicewise.students.reduction.factorise` (SVD-LLM, ASVD). A student of full rank is the
-        teacher.
+        `slicewise.students.reduction.factorise` (SVD-LLM, Wang et al. 2024,
+        https://arxiv.org/abs/2403.07378; ASVD, Yuan et al. 2023,
+        https://arxiv.org/abs/2312.05821). A student of full rank is the teacher.
 
         Args:
             teacher: Of BERT's shape, and of this student's sizes.

@@ -28,17 +28,29 @@ if TYPE_CHECKING:
 class Original(Student):
     """A frozen copy of a teacher slice of BERT's shape, which loads without the teacher.
 
+    BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
+
     Args:
         input_dim: H, the hidden size of the teacher.
         num_layers: How many layers.
         num_attention_heads: They divide `input_dim`.
         intermediate_size: Neurons of each feed-forward block.
-        layer_norm_eps: Added to the variance in the layer norms.
-        hidden_act: The activation, by its name in transformers.
+        layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
+        hidden_act: The activation, by its name in transformers; `gelu` as in BERT.
 
     Raises:
         ArgumentError: A size is not positive, the heads do not divide `input_dim`, or there is
             no such activation.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> student = Original(**Original.sizes_from(teacher))
+        >>> student.start_from(teacher)
+        >>> x_BTH = torch.randn(2, 5, 24)
+        >>> torch.allclose(student(x_BTH), teacher(x_BTH), atol=1e-5)
+        True
     """
 
     initialisations = ("teacher",)

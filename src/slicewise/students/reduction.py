@@ -35,6 +35,11 @@ class Moments:
     Attributes:
         mean_I: (I,), float64.
         covariance_II: (I, I), float64, positive definite.
+
+    Example:
+        >>> moments = Moments.centred(torch.eye(3, dtype=torch.float64))
+        >>> moments.mean_I
+        tensor([0., 0., 0.], dtype=torch.float64)
     """
 
     mean_I: Tensor
@@ -51,6 +56,15 @@ class MomentSums:
 
     Args:
         size: I.
+
+    Example:
+        >>> sums = MomentSums(2)
+        >>> sums.add(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+        >>> sums.add(torch.tensor([[5.0, 6.0]]))
+        >>> sums.mean()
+        tensor([3., 2.], dtype=torch.float64)
+        >>> sums.covariance().diagonal()
+        tensor([2.6667, 8.0000], dtype=torch.float64)
     """
 
     def __init__(self, size: int) -> None:
@@ -96,13 +110,21 @@ class MomentSums:
 
 @dataclass(frozen=True)
 class LayerMoments:
-    """Of what enters each linear map of a layer.
+    """Of what enters each linear map of a layer; see `layer_moments`.
 
     Attributes:
         hidden: (H,): enters query, key and value.
         context: (V,): enters the attention's dense map.
         attended: (H,): enters the feed-forward block.
         neurons: (F,): enters the feed-forward block's output map.
+
+    Example:
+        >>> unit_HH, unit_FF = (torch.eye(n, dtype=torch.float64) for n in (4, 8))
+        >>> moments = LayerMoments(
+        ...     hidden=Moments.centred(unit_HH), context=Moments.centred(unit_HH),
+        ...     attended=Moments.centred(unit_HH), neurons=Moments.centred(unit_FF))
+        >>> moments.neurons.mean_I.shape
+        torch.Size([8])
     """
 
     hidden: Moments
@@ -120,6 +142,14 @@ def layer_moments(encoder: Encoder, batches: Iterable[Batch]) -> list[LayerMomen
         batches: What enters it. Without any, hidden states are taken to have a mean of zero and
             a covariance of one, each token to attend to itself, and each neuron to be as large
             as its weights are long, apart from the others.
+
+    Example:
+        >>> from slicewise.students.layers import read_layers
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> below, above = layer_moments(read_layers(teacher, 2), [Batch(torch.randn(8, 16, 24))])
+        >>> below.hidden.covariance_II.shape, above.neurons.mean_I.shape
+        (torch.Size([24, 24]), torch.Size([32]))
     """
     device = next(encoder.parameters()).device
     sums = {
@@ -142,7 +172,14 @@ def layer_moments(encoder: Encoder, batches: Iterable[Batch]) -> list[LayerMomen
 
 
 def counted_tokens(x_BTI: Tensor, batch: Batch) -> Tensor:
-    """(B, T, I) to (K, I): the tokens of the batch that are no padding."""
+    """(B, T, I) to (K, I): the tokens of the batch that are no padding.
+
+    Example:
+        >>> x_BTI = torch.randn(2, 3, 4)
+        >>> mask = torch.tensor([[0.0, 0.0, 0.0], [0.0, -1e9, -1e9]])[:, None, None, :]
+        >>> counted_tokens(x_BTI, Batch(x_BTI, mask)).shape
+        torch.Size([4, 4])
+    """
     keep_BT = batch.real_tokens()
     return x_BTI.flatten(0, 1) if keep_BT is None else x_BTI[keep_BT.to(x_BTI.device)]
 
@@ -162,6 +199,13 @@ def factorise(linear: nn.Linear, moments: Moments, rank: int) -> tuple[Tensor, T
 
     Returns:
         (R, I), (O, R) and (O,): `outer @ (inner @ x) + bias`.
+
+    Example:
+        >>> linear = nn.Linear(3, 2)
+        >>> moments = Moments.centred(torch.eye(3, dtype=torch.float64))
+        >>> inner_RI, outer_OR, bias_O = factorise(linear, moments, rank=2)
+        >>> torch.allclose((outer_OR @ inner_RI).float(), linear.weight)  # Of full rank.
+        True
     """
     weight_OI, bias_O = _weights(linear)
     root_II = torch.linalg.cholesky(moments.covariance_II)
@@ -190,6 +234,17 @@ def reduce_feed_forward(source: FeedForward, target: FeedForward, moments: Layer
         source: The teacher's.
         target: With at most as many neurons; filled in place.
         moments: Of the teacher's layer.
+
+    Example:
+        >>> from slicewise.students.layers import read_layers
+        >>> from slicewise.teacher import random_bert
+        >>> source = read_layers(
+        ...     random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32), 1)
+        >>> (theirs,), (moments,) = source, layer_moments(source, [Batch(torch.randn(8, 16, 24))])
+        >>> ours = FeedForward(24, 20, dropout=0.0, layer_norm_eps=1e-12)
+        >>> reduce_feed_forward(theirs.feed_forward, ours, moments)
+        >>> torch.equal(ours.norm.weight, theirs.feed_forward.norm.weight)
+        True
     """
     _copy(target.norm, source.norm.weight, source.norm.bias)
     kept = target.intermediate.out_features
@@ -222,6 +277,18 @@ def reduce_attention(source: Attention, target: Attention, moments: LayerMoments
         source: The teacher's.
         target: With at most as many heads, each at most as wide; filled in place.
         moments: Of the teacher's layer.
+
+    Example:
+        >>> from slicewise.students.layers import read_layers
+        >>> from slicewise.teacher import random_bert
+        >>> source = read_layers(
+        ...     random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32), 1)
+        >>> (theirs,), (moments,) = source, layer_moments(source, [Batch(torch.randn(8, 16, 24))])
+        >>> ours = Attention(  # One head of two, six dimensions of twelve.
+        ...     24, 1, 6, value_dim=6, dropout=0.0, layer_norm_eps=1e-12)
+        >>> reduce_attention(theirs.attention, ours, moments)
+        >>> torch.equal(ours.norm.weight, theirs.attention.norm.weight)
+        True
     """
     _copy(target.norm, source.norm.weight, source.norm.bias)
     query_NDH, query_ND = _by_head(source.query, source.num_attention_heads)
@@ -295,6 +362,23 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
         last: The name of that block in the student.
         source: All layers of the teacher, as `read_layers` makes them.
         batches: What enters the slice; without any, nothing is fitted.
+
+    Example:
+        >>> from slicewise.data.batch import l1_loss
+        >>> from slicewise.students.bert_layer import BertLayer
+        >>> from slicewise.students.layers import read_layers
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> for weight in teacher.parameters():  # Small as they are, its layers hardly differ.
+        ...     _ = weight.add_(torch.randn_like(weight), alpha=0.3)
+        >>> student = BertLayer(**{**BertLayer.sizes_from(teacher), "num_layers": 1})
+        >>> student.start_from(teacher)  # Without batches: the first layer as it is.
+        >>> x_BTH = torch.randn(32, 16, 24)
+        >>> before = l1_loss(student(x_BTH), teacher(x_BTH))
+        >>> last = "encoder.layers.0.feed_forward"
+        >>> fit_to_slice(student, last, read_layers(teacher, 2), [Batch(x_BTH)])
+        >>> bool(l1_loss(student(x_BTH), teacher(x_BTH)) < before)
+        True
     """
     if not batches:
         return

@@ -17,6 +17,14 @@ def check_hidden_size(student: Student, teacher: TeacherSlice) -> None:
 
     Raises:
         ArgumentError: It is not.
+
+    Example:
+        >>> from slicewise.students.linear import Linear
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
+        >>> check_hidden_size(Linear(12), teacher)
+        Traceback (most recent call last):
+        slicewise.errors.ArgumentError: input_dim=12: allowed: 24, the hidden size of the teacher
     """
     size = teacher.hidden_size
     if student.config["input_dim"] != size:
@@ -32,6 +40,13 @@ def check_same(student: Student, sizes: Mapping[str, Any]) -> None:
 
     Raises:
         ArgumentError: For the first that is another.
+
+    Example:
+        >>> from slicewise.students.bert_layer import BertLayer
+        >>> check_same(BertLayer(24, num_layers=1), {"input_dim": 24})
+        >>> check_same(BertLayer(24, num_layers=1), {"num_layers": 2})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        slicewise.errors.ArgumentError: num_layers=1: allowed: 2, as the teacher has, ...
     """
     for name, size in sizes.items():
         if student.config[name] != size:
@@ -47,6 +62,13 @@ def check_at_most(student: Student, sizes: Mapping[str, int]) -> None:
 
     Raises:
         ArgumentError: For the first of which it has more.
+
+    Example:
+        >>> from slicewise.students.bert_layer import BertLayer
+        >>> check_at_most(BertLayer(24, num_layers=1), {"num_layers": 2})
+        >>> check_at_most(BertLayer(24, num_layers=3), {"num_layers": 2})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        slicewise.errors.ArgumentError: num_layers=3: allowed: 1 to 2, what the teacher has, ...
     """
     for name, size in sizes.items():
         if student.config[name] > size:
