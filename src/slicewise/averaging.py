@@ -72,7 +72,7 @@ class WeightAverage(Callback):
         optimizer: Optimizer,
     ) -> None:
         # Called after each step also where a batch has several (`slicewise.steps`).
-        self._follow()
+        self._update()
 
     def on_train_batch_end(
         self,
@@ -82,7 +82,7 @@ class WeightAverage(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        self._follow()
+        self._update()
 
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -103,14 +103,14 @@ class WeightAverage(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         # A checkpoint may be saved by a callback that is called before this one.
-        self._follow()
+        self._update()
         return {"steps": self._steps, "average": dict(self._average)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._steps, self._average = state_dict["steps"], state_dict["average"]
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update(self) -> None:
         """Takes in the weights after a step, once; not while gradients are being accumulated."""
         if self._fit is None or self._fit[0].global_step == self._steps:
             return

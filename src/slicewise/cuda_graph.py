@@ -63,7 +63,7 @@ class Captured:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= _WARM_UP or len(self._graphs) == _MAX_GRAPHS:
                 # As PyTorch asks of whatever is recorded later.
-                return beside(self.function, *arguments)()
+                return on_side_stream(self.function, *arguments)()
             recorded = self._record(*arguments)
             if recorded is None:
                 return self.function(*arguments)
@@ -77,7 +77,7 @@ class Captured:
     def _record(self, *arguments: Tensor | None) -> _Graph | None:
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before = generator.clone_state()
-        # What is born in inference mode, as in a validation, could not be written to outside it.
+        # What is made in inference mode, as in a validation, could not be written to outside it.
         with torch.inference_mode(False):
             inputs = tuple(None if a is None else a.detach().clone() for a in arguments)
             graph = torch.cuda.CUDAGraph()
@@ -95,11 +95,13 @@ class Captured:
         return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
 
 
-def beside(function: Callable[..., Tensors], *arguments: Tensor | None) -> Callable[[], Tensors]:
-    """Starts a function on a stream of its own, beside what the GPU is given next.
+def on_side_stream(
+    function: Callable[..., Tensors], *arguments: Tensor | None
+) -> Callable[[], Tensors]:
+    """Starts a function on a CUDA stream of its own, while the current one goes on.
 
     Returns:
-        What waits, on the GPU, until it has ended, and returns its results.
+        Makes the current stream wait for the function, and returns its results.
     """
     current = torch.cuda.current_stream()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import Optimizer
 
-from slicewise.cuda_graph import Captured, beside
+from slicewise.cuda_graph import Captured, on_side_stream
 from slicewise.data.batch import BatchIndex, l1_loss
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
@@ -36,16 +36,16 @@ class _Parts(NamedTuple):
     """What a step is made of; not modules of the distiller, whose weights would count twice.
 
     Attributes:
-        ask: The teacher.
-        predict: The student.
-        measure: The loss of a prediction: two of (B, T, H), and which tokens count.
-        learn: Takes the step: (B, T, H), mask, and target if it is known, to loss and target.
+        teacher: (B, T, H) and mask to the target, (B, T, H).
+        student: The same to the prediction.
+        loss: Of prediction and target, over the tokens that count.
+        step: (B, T, H), mask, and target if it is known, to loss and target.
     """
 
-    ask: Callable[..., Tensor]
-    predict: Callable[..., Tensor]
-    measure: Callable[..., Tensor]
-    learn: Callable[..., tuple[Tensor, ...]]
+    teacher: Callable[..., Tensor]
+    student: Callable[..., Tensor]
+    loss: Callable[..., Tensor]
+    step: Callable[..., tuple[Tensor, ...]]
 
 
 class ManualDistiller(Distiller):
@@ -108,18 +108,18 @@ class ManualDistiller(Distiller):
         """
         self._steps_in_graph = with_optimizer
         self._recorded_settings = _settings(self._optimizer()) if with_optimizer else None
-        ask: Callable[..., Tensor] = self.teacher
-        predict: Callable[..., Tensor] = self.student
-        measure: Callable[..., Tensor] = l1_loss
-        learn: Callable[..., tuple[Tensor, ...]] = self._learn_plainly
+        teacher: Callable[..., Tensor] = self.teacher
+        student: Callable[..., Tensor] = self.student
+        loss: Callable[..., Tensor] = l1_loss
+        step: Callable[..., tuple[Tensor, ...]] = self._step
         if self.compiles:
             # Students of a sweep differ: each shape is compiled by itself.
             torch._dynamo.config.recompile_limit = _MAX_SHAPES
-            ask, predict = torch.compile(ask), torch.compile(predict)
-            measure = torch.compile(measure)
+            teacher, student = torch.compile(teacher), torch.compile(student)
+            loss = torch.compile(loss)
         if self.capture:
-            learn = Captured(learn, "the training step")
-        self._parts = _Parts(ask, predict, measure, learn)
+            step = Captured(step, "the training step")
+        self._parts = _Parts(teacher, student, loss, step)
 
     def on_train_end(self) -> None:
         # A graph keeps its memory as long as it is there.
@@ -174,28 +174,28 @@ class ManualDistiller(Distiller):
         known = shared.find(batch) if shared is not None else targets(batch)
         self.seed_step(step)
         assert self._parts is not None
-        loss, target_BTH = self._parts.learn(batch.hidden_states, batch.attention_mask, known)
+        loss, target_BTH = self._parts.step(batch.hidden_states, batch.attention_mask, known)
         self.baselines.count()
         if known is None and shared is not None:
             shared.keep(batch, target_BTH)
         return loss
 
-    def _learn_plainly(
+    def _step(
         self, hidden_states: Tensor, attention_mask: Tensor | None, target: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """One step on (B, T, H); returns its loss and the target, which the teacher is asked for
-        where it is not known."""
+        """One step on (B, T, H); returns its loss and the target, which the teacher makes where
+        it is not known."""
         assert self._parts is not None
         optimizer = self._optimizer()
         optimizer.zero_grad()
-        # A GPU is asked for both at once: neither fills it.
-        answer = None if target is not None else self._ask_beside(hidden_states, attention_mask)
-        prediction_BTH = self._parts.predict(hidden_states, attention_mask)
-        if answer is not None:
-            (target,) = answer()
+        # A GPU runs teacher and student at once: neither fills it.
+        pending = None if target is not None else self._start_teacher(hidden_states, attention_mask)
+        prediction_BTH = self._parts.student(hidden_states, attention_mask)
+        if pending is not None:
+            (target,) = pending()
         assert target is not None
         real_BT = None if attention_mask is None else attention_mask[:, 0, 0] >= 0
-        loss = self._parts.measure(prediction_BTH, target, real_BT)
+        loss = self._parts.loss(prediction_BTH, target, real_BT)
         self.baselines.add(target, real_BT)
         with torch.autocast(self.device.type, enabled=False):
             loss.backward()  # type: ignore[no-untyped-call]
@@ -204,13 +204,13 @@ class ManualDistiller(Distiller):
                 optimizer.step()
         return loss.detach(), target
 
-    def _ask_beside(self, *batch: Tensor | None) -> Callable[[], tuple[Tensor, ...]]:
-        """Asks the teacher; what is returned waits for the answer."""
+    def _start_teacher(self, *batch: Tensor | None) -> Callable[[], tuple[Tensor, ...]]:
+        """Starts the teacher; what is returned waits for the target."""
         assert self._parts is not None
-        ask = self._parts.ask
+        teacher = self._parts.teacher
         if self.device.type == "cuda":
-            return beside(lambda *batch: (ask(*batch),), *batch)
-        target_BTH = ask(*batch)
+            return on_side_stream(lambda *batch: (teacher(*batch),), *batch)
+        target_BTH = teacher(*batch)
         return lambda: (target_BTH,)
 
     def _clip(self, optimizer: Optimizer) -> None:

@@ -117,12 +117,12 @@ class TeacherSlice(nn.Module):
     def captured(self) -> Captured:
         """The same function as a CUDA graph; made once, for all who ask."""
         # Graphs read the weights where they were.
-        places = self._places()
-        if self._captured is None or self._captured[0] != places:
-            self._captured = (places, Captured(lambda *batch: (self(*batch),), "the teacher"))
+        addresses = self._addresses()
+        if self._captured is None or self._captured[0] != addresses:
+            self._captured = (addresses, Captured(lambda *batch: (self(*batch),), "the teacher"))
         return self._captured[1]
 
-    def _places(self) -> tuple[int, ...]:
+    def _addresses(self) -> tuple[int, ...]:
         """Where the weights lie in memory: elsewhere after a move to another device."""
         return tuple(parameter.data_ptr() for parameter in self.parameters())
 
@@ -133,7 +133,7 @@ class TeacherSlice(nn.Module):
 
         Raises:
             ArgumentError: The model has no tokenizer, or cannot be reached.
-            SlicewiseError: Its weights are damaged or incomplete, or nobody said where they are.
+            SlicewiseError: Its weights are damaged or incomplete, or their place is not known.
 
         Example:
             >>> teacher = random_bert(
@@ -146,7 +146,7 @@ class TeacherSlice(nn.Module):
         if not self._whole:
             if self._load_whole is None:
                 raise SlicewiseError(f"the model around the slice is not known: {self.source}")
-            # Parameters born in inference mode could never take part in training's graph.
+            # Parameters made in inference mode could never take part in training's graph.
             with torch.inference_mode(False):
                 self._whole = (self._load_whole(),)
         return self._whole[0]

@@ -79,7 +79,7 @@ class Student(nn.Module, ABC):
 
     @classmethod
     def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
-        """Arguments of the constructor that the teacher answers where nobody else does.
+        """Arguments of the constructor that are taken from the teacher where they are not given.
 
         Args:
             teacher: The slice to stand in for.

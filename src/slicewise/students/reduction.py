@@ -97,8 +97,8 @@ class MomentSums:
         With fewer tokens than inputs a sample covariance is singular, and with few more its small
         eigenvalues are chance. Shrinking (Ledoit and Wolf 2004,
         https://doi.org/10.1016/S0047-259X(03)00096-4; here by I / (I + 10 tokens): on MiniLM
-        better than I + tokens, and as good as I + 100 tokens) keeps what is inferred from it sane,
-        and vanishes as tokens become many.
+        better than I + tokens, and as good as I + 100 tokens) keeps what is inferred from it
+        stable, and vanishes as tokens become many.
         """
         covariance_II = self.covariance()
         size = len(covariance_II)
