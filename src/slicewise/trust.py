@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Iterable
 
-from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.errors import ArgumentError, ResourceError
 
 # Holds patterns, separated by commas, of what a user trusts besides.
 VARIABLE = "SLICEWISE_TRUSTED"
@@ -71,7 +71,7 @@ def find_class(target: str, base: type, patterns: Iterable[str]) -> type:
 
     Raises:
         ArgumentError: The class is not trusted, or there is no such subclass of `base`.
-        SlicewiseError: Its module cannot be imported.
+        ResourceError: Its module cannot be imported.
 
     Example:
         >>> find_class("slicewise.errors.ArgumentError", Exception, ["slicewise.*"])
@@ -90,7 +90,7 @@ def find_class(target: str, base: type, patterns: Iterable[str]) -> type:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise SlicewiseError(
+        raise ResourceError(
             f"_target_={target}: {error}\nIs it installed, or its folder on PYTHONPATH?"
         ) from error
     found = vars(module).get(name)
