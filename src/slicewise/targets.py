@@ -1,9 +1,9 @@
 """The teacher's outputs, computed once and shared by all fits that need the same ones.
 
 Teacher slice, data settings and seed decide them, so all trials of a sweep see the same targets.
-They lie in files, one for each batch, in a folder named by a fingerprint of all that decides them.
-A file appears whole or not at all, so any number of processes may write and be killed; it carries
-a checksum, and what is damaged is computed again.
+They lie in safetensors files, one for each batch, in a folder named by a fingerprint of all that
+decides them. A file appears whole or not at all, so any number of processes may write and be
+killed; its metadata carry a checksum, and what is damaged is computed again.
 
 Shapes: B batch, T tokens, H hidden size.
 """
@@ -11,13 +11,12 @@ Shapes: B batch, T tokens, H hidden size.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
-import mmap
 import os
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -27,17 +26,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from slicewise.atomic import write_atomically
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.digest import module_digest
 from slicewise.teacher import TeacherSlice
 
 log = logging.getLogger(__name__)
 
-_FORMAT = "1"
-_MAGIC = b"slicewise target 1\n"
-_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+# Part of every fingerprint: files of another format are never looked at.
+_FORMAT = "safetensors, crc32"
+_NAME = "target"
+_CHECKSUM = "crc32"
+# About as many bytes as a file has besides the values.
+_HEADER_SIZE = 200
 # A folder that was used so recently may be in use.
 _SECONDS_IN_USE = 600.0
 
@@ -49,6 +54,16 @@ def fingerprint(teacher: TeacherSlice, **decisive: Any) -> str:
         teacher: What it computes counts, not where it comes from.
         decisive: Whatever else decides the outputs to the last bit, as JSON values: the data
             and its seed, the precision, the device, the versions.
+
+    Example:
+        >>> from slicewise.targets import fingerprint
+        >>> from slicewise.teacher import random_bert
+        >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48}
+        >>> one = fingerprint(random_bert(**sizes), seed=0)
+        >>> one == fingerprint(random_bert(**sizes), seed=0)
+        True
+        >>> one == fingerprint(random_bert(**sizes), seed=1)
+        False
     """
     named = {"format": _FORMAT, "teacher": module_digest(teacher), **decisive}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
@@ -61,7 +76,22 @@ class TargetStore:
         root: Holds the folders of all fingerprints.
         name: The fingerprint.
         limit: Bytes that all folders may take. When this one has no room left, those that have
-            not been used for longest are removed; then no more is written.
+            not been used for longest are removed, but none of the last ten minutes; then no
+            more is written.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> from slicewise.data.batch import BatchIndex, Split
+        >>> from slicewise.targets import TargetStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = TargetStore(pathlib.Path(folder.name), "a-fingerprint", limit=10**6)
+        >>> first = BatchIndex(Split.TRAIN, 0)
+        >>> store.read(first)
+        >>> store.write(first, torch.ones(1, 2, 3))
+        True
+        >>> store.read(first)
+        tensor([[[1., 1., 1.],
+                 [1., 1., 1.]]])
     """
 
     def __init__(self, root: Path, name: str, limit: int) -> None:
@@ -86,12 +116,10 @@ class TargetStore:
         """
         path = self._path(index)
         try:
-            with path.open("rb") as file:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            return _decoded(content)
+            return _load(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             log.warning("%s is damaged (%s): computed again", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -99,23 +127,18 @@ class TargetStore:
 
     def write(self, index: BatchIndex, target: Tensor) -> bool:
         """Keeps a target, if there is room; says whether."""
-        content = _encoded(target)
-        if self._full or not self._has_room(len(content)):
+        if self._full or not self._has_room(target.nbytes + _HEADER_SIZE):
             return False
         try:
-            # A name of its own: several processes may be writing the same target.
-            descriptor, unfinished = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
-            with open(descriptor, "wb") as file:
-                file.write(content)
-            os.replace(unfinished, self._path(index))
-        except OSError as error:
+            write_atomically(self._path(index), functools.partial(_save, target))
+        except (OSError, SafetensorError) as error:
             log.warning("No target is kept from here on: %s", error)
             self._full = True
             return False
         return True
 
     def _path(self, index: BatchIndex) -> Path:
-        return self.folder / f"{index.split.name.lower()}-{index.number:08d}.bin"
+        return self.folder / f"{index.split.name.lower()}-{index.number:08d}.safetensors"
 
     def _has_room(self, size: int) -> bool:
         """Whether so many bytes fit; measured now and then, as others write too."""
@@ -160,14 +183,31 @@ class CachedTargets:
     Args:
         compute: Asks the teacher.
         store: Where targets are kept on disk; None: nowhere.
-        memory_limit: Bytes of training targets that are kept in memory.
-        keep_valid: Whether validation targets are kept in memory.
+        memory_limit: Bytes of training targets that are kept in memory; none unless told, as a
+            fit sees each training batch once, and only another fit sees it again.
+        keep_valid: Whether validation targets are kept in memory, as every validation wants them.
         only_if_faster: Before the first training target is read from the store, measure whether
             the teacher would be faster; if so, do without the store.
-        step: From one training batch of this rank to its next, in `BatchIndex.number`.
+        step: From one training batch of this rank to its next, in `BatchIndex.number`: the number
+            of ranks.
 
     Attributes:
         computed: How often the teacher was asked for a target.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.data.batch import BatchIndex, Split
+        >>> from slicewise.data.noise import NoiseDataModule
+        >>> from slicewise.targets import CachedTargets
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=48)
+        >>> targets = CachedTargets(lambda batch: teacher(*batch[:2]))
+        >>> data = NoiseDataModule(hidden_size=24, batch_size=2, seq_length=5)
+        >>> batch = data.make_batch(BatchIndex(Split.VALID, 0), torch.device("cpu"))
+        >>> for _ in range(3):
+        ...     target_BTH = targets(batch)
+        >>> target_BTH.shape, targets.computed
+        (torch.Size([2, 5, 24]), 1)
     """
 
     compute: Callable[[Batch], Tensor]
@@ -272,30 +312,31 @@ class CachedTargets:
             self._memory[index] = target.clone()
 
 
-def _encoded(target: Tensor) -> bytes:
-    """Magic, header length, header, checksum of all before and after it, values."""
-    values = target.contiguous().view(torch.uint8).numpy().tobytes()
-    header = json.dumps({"shape": list(target.shape), "dtype": str(target.dtype)}).encode()
-    checksum = zlib.crc32(values, zlib.crc32(header))
-    # Padded, so that the values lie where any dtype may lie.
-    front = _MAGIC + json.dumps([len(header), checksum]).encode() + b"\n" + header
-    return front + b"\n" * (-len(front) % 64) + values
+def _save(target: Tensor, path: Path) -> None:
+    """Writes a safetensors file of one tensor, with the checksum of its values in the metadata."""
+    target = target.contiguous()
+    save_file({_NAME: target}, path, metadata={_CHECKSUM: _checksum(target)})
 
 
-def _decoded(content: mmap.mmap) -> Tensor:
-    """Raises ValueError or KeyError where the content is not what was written."""
-    if content.read(len(_MAGIC)) != _MAGIC:
-        raise ValueError("it is no target")
-    length, checksum = json.loads(content.readline())
-    raw = content.read(length)
-    header = json.loads(raw)
-    start = content.tell()
-    start += -start % 64
-    view = memoryview(content)[start:]
-    if zlib.crc32(view, zlib.crc32(raw)) != checksum:
+def _load(path: Path) -> Tensor:
+    """The tensor that `_save` wrote, mapped into memory.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError, SafetensorError, ValueError: It is not what was written.
+    """
+    with safe_open(path, "pt") as file:
+        target: Tensor = file.get_tensor(_NAME)
+        metadata = file.metadata() or {}
+    if metadata.get(_CHECKSUM) != _checksum(target):
         raise ValueError("its checksum is wrong")
-    dtype = _DTYPES[header["dtype"]]
-    return torch.frombuffer(content, dtype=dtype, offset=start).view(header["shape"])
+    return target
+
+
+def _checksum(target: Tensor) -> str:
+    """Of the values, and of what says how to read them."""
+    values = target.flatten().view(torch.uint8).numpy().data
+    return str(zlib.crc32(values, zlib.crc32(f"{target.dtype} {tuple(target.shape)}".encode())))
 
 
 def _size_of(folder: Path) -> int:

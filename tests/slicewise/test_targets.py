@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
 from slicewise.data.batch import Batch, BatchIndex, Split
@@ -33,7 +35,7 @@ def store(tmp_path: Path) -> TargetStore:
 
 
 def _path(store: TargetStore) -> Path:
-    [path] = store.folder.glob("*.bin")
+    [path] = store.folder.glob("*.safetensors")
     return path
 
 
@@ -46,6 +48,42 @@ def test_what_was_written_is_read(store: TargetStore, dtype: torch.dtype) -> Non
     assert found.dtype == dtype
     assert torch.equal(found, target)
     assert store.read(BatchIndex(Split.VALID, 0)) is None
+
+
+def test_files_are_safetensors(store: TargetStore) -> None:
+    """Whoever reads those reads targets."""
+    store.write(FIRST, _target())
+    assert torch.equal(load_file(_path(store))["target"], _target())
+
+
+def test_a_target_can_be_written_to_and_stays_what_it_was(store: TargetStore) -> None:
+    """It is mapped, but the file is not the reader's."""
+    store.write(FIRST, _target())
+    found = store.read(FIRST)
+    assert found is not None
+    found.zero_()
+    again = store.read(FIRST)
+    assert again is not None
+    assert torch.equal(again, _target())
+
+
+def test_a_target_outlives_its_file(store: TargetStore) -> None:
+    """Another process may remove it at any time."""
+    store.write(FIRST, _target())
+    found = store.read(FIRST)
+    shutil.rmtree(store.folder)
+    assert found is not None
+    assert torch.equal(found, _target())
+
+
+def test_where_nothing_can_be_written_all_is_computed(
+    store: TargetStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(store.folder)
+    assert not store.write(FIRST, _target())
+    assert "No target is kept from here on" in caplog.text
+    targets = CachedTargets(lambda batch: _target(), store)
+    assert torch.equal(targets(Batch(_target(), origin=FIRST)), _target())
 
 
 @settings(deadline=None, max_examples=60)
@@ -64,7 +102,7 @@ def test_no_damage_is_taken_for_a_target(
         content[place] ^= 1 << data.draw(st.integers(0, 7), "bit")
     _path(store).write_bytes(bytes(content))
     found = store.read(FIRST)
-    # Padding decides nothing.
+    # Not every space of the header decides something.
     assert found is None or torch.equal(found, _target())
 
 
@@ -100,7 +138,7 @@ def test_writers_that_are_killed_leave_no_half_target(tmp_path: Path) -> None:
         writer.start()
     store = TargetStore(tmp_path, "a", 10**9)
     deadline = time.monotonic() + 120
-    while len(list(store.folder.glob("*.bin"))) < 4:
+    while len(list(store.folder.glob("*.safetensors"))) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for writer in writers:
