@@ -9,11 +9,13 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning import LightningDataModule
 
 from slicewise.data.batch import Batch
+from slicewise.data.hidden_states import HiddenStatesDataModule
+from slicewise.errors import ArgumentError
 from slicewise.targets import CachedTargets, TargetStore, fingerprint
 from slicewise.teacher import TeacherSlice
+from slicewise.trust import name_of
 from sweep.trial.provenance import package_versions
 from sweep.trial.settings import DataSettings, TrialSettings
 
@@ -26,7 +28,7 @@ _GB = 10**9
 def shared_targets(
     settings: TrialSettings,
     teacher: TeacherSlice,
-    data: LightningDataModule,
+    data: HiddenStatesDataModule,
     trainer: lightning.Trainer,
     directory: Path,
     in_study: bool,
@@ -36,15 +38,18 @@ def shared_targets(
     Args:
         settings: Of the trial.
         teacher: Its teacher.
-        data: Its data; what it reads from files decides targets too (`digest`).
+        data: Its data, which has to name what it makes (`digest`) where anything is kept.
         trainer: Its trainer: the devices and the precision decide targets too.
         directory: The trial's; `multirun/.cache` is found from there.
         in_study: A single fit keeps nothing on disk unless told.
+
+    Raises:
+        ArgumentError: The data module does not name what it makes.
     """
     mode, limit = settings.data.cache.mode, settings.data.cache.limit
+    content = _content(data, mode)
     if mode == "auto" and not in_study:
         mode = "valid"
-    content = data.digest() if hasattr(data, "digest") else None
     name = fingerprint(teacher, content=content, **_decisive(settings.data, trainer))
     root = directory.absolute().parent.parent / CACHE_FOLDER
     on_gpu = trainer.strategy.root_device.type == "cuda"
@@ -55,6 +60,29 @@ def shared_targets(
     if targets.store is not None:
         targets.store.touch()
     return targets
+
+
+def _content(data: HiddenStatesDataModule, mode: str) -> dict[str, Any]:
+    """What names the batches, whoever's data module makes them.
+
+    Raises:
+        ArgumentError: Nothing does, and the targets are to be kept.
+    """
+    kind = type(data)
+    content = {"class": name_of(kind), "size": data.size, "seed": data.seed}
+    # Not a digest that it inherits, which names the batches of another class.
+    if "digest" in vars(kind):
+        return {**content, "digest": data.digest()}
+    if mode == "off":
+        return content
+    raise ArgumentError(
+        "data.cache",
+        mode,
+        f"off, as {name_of(kind)} has no digest of its own",
+        "For the teacher's outputs to be kept, write the method digest(self) -> str: it names "
+        "whatever decides a batch besides sizes and seed\n"
+        "Without: ++data.cache=off",
+    )
 
 
 def _decisive(data: DataSettings, trainer: lightning.Trainer) -> dict[str, Any]:

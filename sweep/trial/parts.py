@@ -26,6 +26,7 @@ from slicewise.steps import steps_of_epoch, steps_to_validation
 from slicewise.students.base import Student
 from slicewise.students.folder import target_of
 from slicewise.teacher import TeacherSlice
+from slicewise.trust import name_of
 from sweep.trial.build import build, mistakes_of
 from sweep.trial.settings import DataSettings, Node, TrialSettings
 
@@ -114,7 +115,8 @@ def new_data(settings: DataSettings, teacher: TeacherSlice) -> HiddenStatesDataM
     offered = {"teacher": teacher, "hidden_size": teacher.hidden_size}
     data = build("data", settings.node, offered=offered)
     if not isinstance(data, HiddenStatesDataModule):
-        raise ArgumentError("data._target_", settings.node["_target_"], "a HiddenStatesDataModule")
+        base = f"a subclass of {name_of(HiddenStatesDataModule)}"
+        raise ArgumentError("data._target_", settings.node["_target_"], base)
     return data
 
 

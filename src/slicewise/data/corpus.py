@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from slicewise.arguments import check_integers
 from slicewise.data.batch import Split
 from slicewise.errors import ArgumentError, MissingResource, ResourceError
 
@@ -99,8 +100,7 @@ def read_texts(source: Source) -> list[str]:
         >>> len(read_texts(Source(max_texts=20)))  # Of the standard library's docstrings.
         20
     """
-    if source.max_texts < 1:
-        raise ArgumentError("max_texts", source.max_texts, "an integer of at least 1")
+    check_integers(1, max_texts=source.max_texts)
     if source.files and source.dataset:
         raise ArgumentError("dataset", source.dataset, "null, as files are given")
     texts: Iterable[str]

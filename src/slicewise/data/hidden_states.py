@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 
+from slicewise.arguments import check_integers
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.errors import ArgumentError
 
@@ -128,8 +129,9 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         >>> batch.hidden_states.shape
         torch.Size([2, 5, 24])
 
-        In a configuration it is named by `data._target_`, and trusted by
-        `SLICEWISE_TRUSTED=my_package.*`.
+    To train on it, from a package that Python finds:
+        `SLICEWISE_TRUSTED='my_package.*' python -m sweep data=custom
+        data._target_=my_package.mine.Uniform`
     """
 
     def __init__(
@@ -142,16 +144,14 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {
-            "hidden_size": hidden_size,
-            "batch_size": batch_size,
-            "seq_length": seq_length,
-            "train_batches": train_batches,
-            "valid_batches": valid_batches,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ArgumentError(name, size, "an integer of at least 1")
+        check_integers(
+            1,
+            hidden_size=hidden_size,
+            batch_size=batch_size,
+            seq_length=seq_length,
+            train_batches=train_batches,
+            valid_batches=valid_batches,
+        )
         self.hidden_size = hidden_size
         self.batch_size = batch_size
         self.seq_length = seq_length
@@ -183,8 +183,8 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         """Names whatever decides a batch besides its index, the sizes and the seed.
 
         Texts and weights, say, by their hash. Whoever keeps the teacher's outputs takes them for
-        the same where the class, sizes, seed and digest are the same. So a class that makes
-        batches differently from the one it inherits from needs a digest of its own.
+        the same where class, sizes, seed and digest are the same. A subclass makes other batches,
+        so it needs a digest of its own, were it `return super().digest()`.
 
         Raises:
             NotImplementedError: The class has none; the teacher's outputs cannot be kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 import math
@@ -25,7 +26,17 @@ from slicewise.data.tokens import TokensDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
 from slicewise.teacher import TeacherSlice, random_bert
-from tests.slicewise.data.own import Uniform
+
+OWN_PACKAGE = Path(__file__).parents[2] / "own_family"
+
+
+def _own() -> type[HiddenStatesDataModule]:
+    """Of a package that is on the path only while it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(OWN_PACKAGE)
+        module: type[HiddenStatesDataModule] = importlib.import_module("my_package.data").Uniform
+        return module
+
 
 CPU = torch.device("cpu")
 MODULES: dict[str, type[HiddenStatesDataModule]] = {
@@ -33,7 +44,7 @@ MODULES: dict[str, type[HiddenStatesDataModule]] = {
     "tokens": TokensDataModule,
     "text": TextDataModule,
     "mixed": MixedDataModule,
-    "own": Uniform,
+    "own": _own(),
 }
 # Those that learn what a teacher knows, and those that read texts.
 ENTERING, READING = ("tokens", "text", "mixed"), ("text", "mixed")
