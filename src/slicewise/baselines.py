@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from slicewise.data.batch import l1_loss
 
+# The article's: after 70 batches half of the average is of them.
 RUNNING_AVERAGE_ALPHA = 0.01
 
 
@@ -31,6 +32,17 @@ class Baselines:
         hidden_size: H.
         rank: Of this process.
         world_size: Number of ranks.
+
+    Example:
+        >>> import torch
+        >>> from slicewise.baselines import Baselines
+        >>> baselines = Baselines(seq_length=2, hidden_size=3)
+        >>> target_BTH = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
+        >>> baselines.update(target_BTH)
+        >>> _ = baselines.gather()
+        >>> losses = baselines.losses(torch.zeros_like(target_BTH), target_BTH + 1)
+        >>> {name: loss.item() for name, loss in losses.items()}
+        {'zero': 4.5, 'input': 4.5, 'position_mean': 1.0, 'running_average': 1.0}
     """
 
     def __init__(
@@ -106,7 +118,13 @@ class Baselines:
     def losses(
         self, hidden_states: Tensor, target: Tensor, real_tokens: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The L1 loss of each baseline on one batch, (B, T, H) both."""
+        """The L1 loss of each baseline on one batch; for constants, `gather` first.
+
+        Args:
+            hidden_states: What entered the slice, (B, T, H).
+            target: What left it, (B, T, H).
+            real_tokens: (B, T), which of them count; None: all.
+        """
         predictions = {
             "zero": torch.zeros_like(target),
             "input": hidden_states,

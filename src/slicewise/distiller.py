@@ -28,6 +28,10 @@ Targets = Callable[[Batch], Tensor]
 class Distiller(LightningModule):
     """Trains `student` to return what `teacher` returns, by L1 loss.
 
+    Learning a teacher's hidden states, and not its answers, is what FitNets began (Romero et al.
+    2015, https://arxiv.org/abs/1412.6550) and TinyBERT did to BERT (Jiao et al. 2020,
+    https://arxiv.org/abs/1909.10351), there by squared errors; the article's loss is L1.
+
     Logs `train_l1` for each step, and for each validation `valid_l1` and the baselines' losses
     on the same batches as `baseline/<name>`.
 
@@ -36,13 +40,39 @@ class Distiller(LightningModule):
             module: no optimizer, checkpoint or gradient bucket ever sees it.
         student: What learns.
         seq_length: T, for the baselines.
-        optimizer: Called with the student's parameters; AdamW with the article's learning rate
-            and weight decay unless given.
+        optimizer: Called with the student's parameters; unless given AdamW (Loshchilov and Hutter
+            2019, https://arxiv.org/abs/1711.05101) with the article's learning rate of 1e-3 and
+            weight decay of 1e-4.
         scheduler: Called with the optimizer and `total_steps=`, the length of the fit; stepped
             after every optimizer step. A constant learning rate unless given.
         targets: Gives the teacher's output for a batch; by asking the teacher unless given.
         seed: Of the dropout: every step seeds it anew from this and the number of its batch, so
             that a fit that stopped and went on ends where one that never stopped does.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from slicewise import Distiller
+        >>> from slicewise.data.noise import NoiseDataModule
+        >>> from slicewise.students.low_rank import LowRank
+        >>> from slicewise.teacher import random_bert
+        >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=48)
+        >>> student = LowRank(**{**LowRank.sizes_from(teacher), "rank": 4})
+        >>> trainer = Trainer(
+        ...     accelerator="cpu",
+        ...     max_epochs=1,
+        ...     logger=False,
+        ...     enable_checkpointing=False,
+        ...     enable_progress_bar=False,
+        ...     enable_model_summary=False,
+        ... )
+        >>> data = NoiseDataModule(24, batch_size=2, seq_length=5, train_batches=4)
+        >>> trainer.fit(Distiller(teacher, student, seq_length=5), datamodule=data)
+        >>> sorted(trainer.callback_metrics)  # doctest: +NORMALIZE_WHITESPACE
+        ['baseline/input', 'baseline/position_mean', 'baseline/running_average', 'baseline/zero',
+         'train_l1', 'valid_l1']
+
+        Several steps in one batch of Lightning's, and CUDA graphs of them:
+        `slicewise.steps.new_distiller`.
     """
 
     def __init__(

@@ -83,15 +83,14 @@ class TargetStore:
         >>> import pathlib, tempfile, torch
         >>> from slicewise.data.batch import BatchIndex, Split
         >>> from slicewise.targets import TargetStore
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> store = TargetStore(pathlib.Path(folder.name), "a-fingerprint", limit=10**6)
         >>> first = BatchIndex(Split.TRAIN, 0)
-        >>> store.read(first)
-        >>> store.write(first, torch.ones(1, 2, 3))
-        True
-        >>> store.read(first)
-        tensor([[[1., 1., 1.],
-                 [1., 1., 1.]]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = TargetStore(pathlib.Path(folder), "a-fingerprint", limit=10**6)
+        ...     before = store.read(first)
+        ...     written = store.write(first, torch.ones(1, 1, 3))
+        ...     after = store.read(first)
+        >>> before, written, after
+        (None, True, tensor([[[1., 1., 1.]]]))
     """
 
     def __init__(self, root: Path, name: str, limit: int) -> None:

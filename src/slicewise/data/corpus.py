@@ -80,8 +80,8 @@ def split_of(text: str) -> Split:
 
     Example:
         >>> from slicewise.data.corpus import split_of
-        >>> [split_of(f"Sentence {number}.").name for number in range(6)]
-        []
+        >>> {text: split_of(text).name for text in ("text 1", "text 4", "text 8")}
+        {'text 1': 'TRAIN', 'text 4': 'VALID', 'text 8': 'TEST'}
     """
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     tenth = int.from_bytes(digest[:8], "big") % 10
@@ -96,9 +96,13 @@ def read_texts(source: Source) -> list[str]:
         SlicewiseError: A file is damaged; names the file and the line.
 
     Example:
+        >>> import pathlib, tempfile
         >>> from slicewise.data.corpus import Source, read_texts
-        >>> len(read_texts(Source(max_texts=20)))  # Of the standard library's docstrings.
-        20
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "texts.jsonl")
+        ...     _ = path.write_text('{"said": "Yes."}\\n{"said": "No."}\\n{"said": "Yes."}\\n')
+        ...     read_texts(Source(files=(str(path),), text_field="said"))
+        ['Yes.', 'No.']
     """
     check_integers(1, max_texts=source.max_texts)
     if source.files and source.dataset:

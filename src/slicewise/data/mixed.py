@@ -35,12 +35,15 @@ class MixedDataModule(TextDataModule):
         SlicewiseError: A file is damaged, or the teacher's whole model cannot be loaded.
 
     Example:
-        >>> import torch
+        >>> import pathlib, tempfile, torch
         >>> from slicewise.data.batch import BatchIndex, Split
         >>> from slicewise.data.mixed import MixedDataModule
         >>> from slicewise.teacher import random_bert
         >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=48)
-        >>> data = MixedDataModule(teacher, batch_size=2, text_share=0.25, max_texts=100)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "texts.txt")
+        ...     _ = path.write_text("\\n".join(f"Sentence {number}." for number in range(50)))
+        ...     data = MixedDataModule(teacher, batch_size=2, text_share=0.25, files=[str(path)])
         >>> batches = [
         ...     data.make_batch(BatchIndex(Split.TRAIN, number), torch.device("cpu"))
         ...     for number in range(8)

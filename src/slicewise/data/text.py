@@ -52,10 +52,10 @@ class TextDataModule(EnteringDataModule):
         >>> from slicewise.data.text import TextDataModule
         >>> from slicewise.teacher import random_bert
         >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=48)
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> path = pathlib.Path(folder.name, "texts.txt")
-        >>> _ = path.write_text("\\n".join(f"Sentence {number}." for number in range(50)))
-        >>> data = TextDataModule(teacher, batch_size=2, seq_length=7, files=[str(path)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "texts.txt")
+        ...     _ = path.write_text("\\n".join(f"Sentence {number}." for number in range(50)))
+        ...     data = TextDataModule(teacher, batch_size=2, seq_length=7, files=[str(path)])
         >>> batch = data.make_batch(BatchIndex(Split.TRAIN, 0), torch.device("cpu"))
         >>> batch.hidden_states.shape
         torch.Size([2, 7, 24])
