@@ -31,6 +31,15 @@ def test_it_holds_the_configuration_and_the_license(site: Path) -> None:
     assert list(site.glob("*.dist-info/licenses/LICENSE"))
 
 
+def test_it_holds_what_the_report_is_made_of(site: Path) -> None:
+    report = Path("sweep/report")
+    kinds = {path.suffix for path in (ROOT / report).rglob("*")} - {"", ".pyc"}
+    assert kinds == {".py", ".j2", ".css", ".js"}
+    for kind in kinds:
+        checkout = {str(p.relative_to(ROOT)) for p in (ROOT / report).rglob(f"*{kind}")}
+        assert {str(p.relative_to(site)) for p in (site / report).rglob(f"*{kind}")} == checkout
+
+
 def test_it_sweeps_from_any_folder_and_writes_there(site: Path, tmp_path: Path) -> None:
     program = (
         "import sys, sweep, slicewise, runpy\n"
@@ -49,3 +58,4 @@ def test_it_sweeps_from_any_folder_and_writes_there(site: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "multirun/a/1/student/model.safetensors").is_file()
+    assert "<h2>The answer</h2>" in (tmp_path / "multirun/a/report.html").read_text()

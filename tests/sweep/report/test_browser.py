@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweep.report import write_report
+from sweep.study.shared import quiet_optuna
 from tests.sweep.browser import Page, browser, file_url
 from tests.sweep.studies import make_study
 from tests.sweep.test_dashboard import free_port, serving
@@ -91,6 +92,25 @@ def test_a_number_leads_to_the_trials_directory(chrome: Any, home: Path) -> None
     place.click()
     assert page.page.url == f"{file_url(home / 'multirun/mine')}/{number}/"
     assert "trial.json" in page.page.content()
+
+
+def test_names_that_look_like_code_are_shown_and_not_run(chrome: Any, tmp_path: Path) -> None:
+    hostile = """<!--<script>window.ran=1</script> "'&amp; <img src=x onerror=window.ran=1>"""
+    quiet_optuna()
+    study = optuna.create_study(study_name=hostile)
+    study.set_metric_names([hostile])
+    space = {hostile: optuna.distributions.CategoricalDistribution([hostile, "x"])}
+    for value, choice in enumerate(2 * [hostile, "x"]):
+        study.add_trial(
+            optuna.create_trial(value=value, params={hostile: choice}, distributions=space)
+        )
+    page = Page(chrome, file_url(write_report(study, tmp_path, None)))
+    page.draw_everything()
+    assert page.page.locator("h1").inner_text() == hostile
+    assert page.page.locator(".plot").count() == 3
+    assert page.page.evaluate("window.ran") is None
+    assert page.complaints == []
+    assert [url for url in page.requests if url.startswith("file:")] == [page.page.url]
 
 
 def test_the_dashboard_shows_the_study(chrome: Any, home: Path, study: optuna.Study) -> None:

@@ -93,7 +93,7 @@ def test_three_directions_have_a_front_and_pictures_each(folder: Path) -> None:
     # The storage has no intermediate values of such a study; metrics.csv has.
     assert "learning-curves" in names
     assert {f"parallel-{n.replace('_', '-')}" for n in objectives} <= names
-    marked = set(re.findall(r'class=front><td class=n><a href="[^"]+">(\d+)<', text))
+    marked = set(re.findall(r'class="front">\s*<td class="n"><a href="[^"]+">(\d+)<', text))
     assert {int(n) for n in marked} >= {trial.number for trial in study.best_trials}
 
 

@@ -1,0 +1,276 @@
+"""The sections of a report: for each its name, its title, and what its template is told.
+
+A new section is a row of `SECTIONS`, at the end, and a template in `templates/sections/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from sweep.report.material import Material, TrialMaterial
+from sweep.report.table import Cell, Table, trial_link, trial_table, value_cell
+from sweep.study.plan import command_of
+from sweep.trial.record import RECORD_NAME
+from sweep.view.summary import shown
+
+# Rows that a browser still sorts at once.
+_ROWS = 3000
+_LISTED_NUMBERS = 30
+
+# What a template is told, by name.
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        name: For links to it.
+        title: Above it, and in the list of sections.
+        template: In `templates/sections/`, without its ending.
+        values: What its template is told of the study, besides `pictures`: those that name it.
+    """
+
+    name: str
+    title: str
+    template: str
+    values: Callable[[Material], Values] = lambda material: {}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the answer.
+
+    Attributes:
+        label: What it is.
+        cell: The figure.
+        is_good: Whether it is what was sought.
+    """
+
+    label: str
+    cell: Cell
+    is_good: bool = False
+
+
+@dataclass(frozen=True)
+class Links:
+    """Trials that are listed.
+
+    Attributes:
+        cells: The first of them.
+        count: How many there are.
+    """
+
+    cells: list[Cell]
+    count: int
+
+
+def _question(material: Material) -> Values:
+    config = material.identity.get("config", {})
+    goals = [
+        f"{direction.name.lower()} {name}"
+        for name, direction in zip(material.objectives, material.directions, strict=True)
+    ]
+    space = material.identity.get("space", {})
+    facts = [
+        ("Teacher", _teacher(material)),
+        ("Data", _in_words(config.get("data", {}))),
+        ("Student", _in_words(config.get("student", {}))),
+        ("Optimizer", _in_words(config.get("optimizer", {}))),
+        ("Scheduler", _in_words(config.get("scheduler") or {})),
+    ]
+    return {
+        "goals": goals,
+        "by": [word for word in (material.plan.sampler, material.plan.pruner) if word],
+        "facts": [(name, text) for name, text in facts if text],
+        "space": [(key, _range(described)) for key, described in space.items()],
+        "config": json.dumps(config, indent=2) if config else "",
+    }
+
+
+def _teacher(material: Material) -> str:
+    config = material.identity.get("config", {}).get("teacher", {})
+    source = next((t.record["teacher"] for t in material.trials if t.record.get("teacher")), None)
+    size = next((t.teacher_parameters for t in material.trials if t.teacher_parameters), None)
+    said = [str(source)] if source else []
+    if "first_layer" in config and "num_layers" in config:
+        first, count = config["first_layer"], config["num_layers"]
+        said.append(f"layers {first} to {first + count - 1}" if count != 1 else f"layer {first}")
+    if size:
+        said.append(f"{size:,} parameters")
+    return ", ".join(said) or _in_words(config)
+
+
+def _in_words(node: dict[str, Any]) -> str:
+    """A configuration node: what it builds, then its plain values."""
+    target = str(node.get("_target_", "")).rpartition(".")[2]
+    values = [
+        f"{key}={shown(value)}"
+        for key, value in node.items()
+        if not key.startswith("_") and isinstance(value, (bool, int, float, str))
+    ]
+    return f"{target}: {', '.join(values)}" if target and values else target or ", ".join(values)
+
+
+def _range(described: Any) -> str:
+    """A distribution in words."""
+    if not isinstance(described, dict) or "attributes" not in described:
+        return str(described)
+    attributes = described["attributes"]
+    if "choices" in attributes:
+        return "one of " + ", ".join(shown(choice) for choice in attributes["choices"])
+    step = attributes.get("step")
+    whole = described.get("name") == "IntDistribution"
+    return (
+        f"{shown(attributes['low'])} to {shown(attributes['high'])}"
+        + (", logarithmic" if attributes.get("log") else "")
+        + (", whole numbers" if whole else "")
+        + (f", in steps of {shown(step)}" if step and not (whole and step == 1) else "")
+    )
+
+
+def _answer(material: Material) -> Values:
+    best = material.best
+    if best is None:
+        return {"tiles": [], "point": "", "several": False, "students": None, "baselines": []}
+    baselines = best.record.get("baselines") or {}
+    return {
+        "tiles": _tiles(material, best),
+        "point": ", ".join(f"{key}={shown(value)}" for key, value in best.trial.params.items()),
+        "several": len(material.objectives) > 1,
+        "students": _best_students(material),
+        "baselines": [(_plain(name), f"L1 {value:.4g}") for name, value in baselines.items()],
+    }
+
+
+def _tiles(material: Material, best: TrialMaterial) -> list[Tile]:
+    several = len(material.objectives) > 1
+    label = "first of the front" if several else "best trial"
+    tiles = [Tile(label, trial_link(material, best))]
+    for name, value in zip(material.objectives, best.values, strict=True):
+        tiles.append(Tile(name, value_cell(value), is_good=not several))
+    if best.valid_l1 is not None and "valid_l1" not in material.objectives:
+        tiles.append(Tile("validation L1", value_cell(best.valid_l1)))
+    if best.baseline_ratio is not None:
+        baseline = _plain(str(best.record.get("best_baseline") or "the best one"))
+        ratio = Cell(f"{best.baseline_ratio:.2f}")
+        tiles.append(Tile(f"times better than predicting {baseline}", ratio, is_good=True))
+    if best.parameters:
+        tiles.append(Tile("parameters", Cell(f"{best.parameters:,}")))
+    if best.share:
+        share = Cell(f"{best.share:.1%}")
+        tiles.append(Tile("of the original slice's parameters", share, is_good=True))
+    if best.known("text_cosine") is not None:
+        cosine = Cell(f"{best.known('text_cosine'):.4f}")
+        tiles.append(Tile("cosine to the original model, on text", cosine))
+    return tiles
+
+
+def _best_students(material: Material) -> Table | None:
+    """The students that one would choose from; None where there is nothing to choose."""
+    several = len(material.objectives) > 1
+    students = [t for t in material.ranking if t.on_front] if several else material.size_front
+    if len(students) < 2:
+        return None
+    return trial_table(material, students, "Best students", is_tall=False)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _leaderboard(material: Material) -> Values:
+    others = [
+        t for t in material.trials if t.trial.state not in (TrialState.COMPLETE, TrialState.PRUNED)
+    ]
+    trials = [*material.ranking, *others]
+    table = trial_table(material, trials[:_ROWS], "Trials", is_tall=True)
+    return {"table": table, "n_trials": len(trials)}
+
+
+def _failures(material: Material) -> Values:
+    failed: dict[str, list[TrialMaterial]] = defaultdict(list)
+    for trial in material.of(TrialState.FAIL):
+        failed[trial.reason].append(trial)
+    reasons = sorted(failed.items(), key=lambda item: -len(item[1]))
+    retaken = [trial for trial in material.trials if trial.attempts]
+    return {
+        "reasons": [(reason, _links(material, trials)) for reason, trials in reasons],
+        "pruned": _links(material, material.of(TrialState.PRUNED)),
+        "retaken": _links(material, retaken),
+    }
+
+
+def _links(material: Material, trials: Sequence[TrialMaterial]) -> Links:
+    cells = [trial_link(material, trial) for trial in trials[:_LISTED_NUMBERS]]
+    return Links(cells, len(trials))
+
+
+def _versions(material: Material) -> Values:
+    """What the trials recorded; where they differ, which did how often."""
+    found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for trial in material.trials:
+        record = trial.record
+        named = {
+            "hardware": record.get("hardware"),
+            "precision": record.get("precision"),
+            "CPU threads": record.get("threads"),
+            "code (git commit)": record.get("git_commit"),
+            **(record.get("versions") or {}),
+        }
+        for name, value in named.items():
+            if value:
+                found[name][str(value)] += 1
+    facts = [(name, _counted(values)) for name, values in found.items()]
+    hosts = sorted({sign.hostname for sign in material.workers.values()})
+    if hosts and facts:
+        facts.insert(0, ("machines", ", ".join(hosts)))
+    return {"facts": facts, "record_name": RECORD_NAME}
+
+
+def _counted(values: dict[str, int]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{value} ({n} trials)" for value, n in values.items())
+
+
+def _commands(material: Material) -> Values:
+    name, url = material.name, material.storage_url
+    rerun = None
+    if material.best is not None:
+        rerun = os.path.relpath(material.best.directory, _working_directory(material))
+    return {
+        "again": material.plan.command,
+        "rerun": rerun,
+        "report": None if url is None else command_of("sweep.report", name, url),
+        "dashboard": None if url is None else command_of("sweep.dashboard", None, url),
+    }
+
+
+def _working_directory(material: Material) -> Path:
+    """Where the sweep was started: it holds multirun/<study>."""
+    return material.directory.parent.parent
+
+
+SECTIONS = (
+    Section("question", "The question", "question", _question),
+    Section("answer", "The answer", "answer", _answer),
+    Section("leaderboard", "Leaderboard", "leaderboard", _leaderboard),
+    Section("curves", "Learning curves", "pictures"),
+    Section("size", "Loss against parameters", "pictures"),
+    Section("parameters", "What mattered", "pictures"),
+    Section("slices", "One parameter at a time", "picture_grid"),
+    Section("timeline", "Who ran what, and when", "pictures"),
+    Section("failures", "Failures", "failures", _failures),
+    Section("versions", "Versions and hardware", "versions", _versions),
+    Section("commands", "Commands", "commands", _commands),
+)
