@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
 from sweep.report.material import Material, TrialMaterial
-from sweep.view.summary import listed, short_keys, shown
+from sweep.view.words import listed, short_keys, shown
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from sweep.report.material import Material, TrialMaterial
 from sweep.report.table import Cell, Table, trial_link, trial_table, value_cell
 from sweep.study.plan import command_of
 from sweep.trial.record import RECORD_NAME
-from sweep.view.summary import shown
+from sweep.view.words import shown
 
 # Rows that a browser still sorts at once.
 _ROWS = 3000

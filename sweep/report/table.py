@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from sweep.report.figures import axis_title
 from sweep.report.material import Material, TrialMaterial
-from sweep.view.summary import short_keys, shown
+from sweep.view.words import short_keys, shown
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from sweep.view.progress import Progress
 from sweep.view.status import Onlooker, Status, WorkerStatus
-from sweep.view.summary import short_keys, shown
+from sweep.view.words import short_keys, shown
 
 # Lines of the picture besides the workers'.
 _OTHER_LINES = 9

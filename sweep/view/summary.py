@@ -20,11 +20,11 @@ from rich.table import Table
 
 from slicewise.atomic import write_atomically
 from sweep.study.attributes import DIRECTORY, FINISHED, REASON
+from sweep.view.words import listed, short_keys, shown
 
 RESULTS_NAME = "optimization_results.yaml"
 REPORT_NAME = "report.html"
 _SHOWN_ROWS = 20
-_LISTED_NUMBERS = 12
 # More of them do not fit into 80 columns.
 _PARAMETER_COLUMNS = 5
 
@@ -175,22 +175,9 @@ def _table(title: str) -> Table:
     )
 
 
-def short_keys(keys: Sequence[str]) -> list[str]:
-    """The keys without their groups, where that leaves them different."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
-
-
 def _seeds_beside_others(study: optuna.Study) -> bool:
     keys = {key for trial in _complete(study) for key in trial.params}
     return "seed" in keys and len(keys) > 1
-
-
-def listed(numbers: Sequence[int]) -> str:
-    """The numbers of trials, the first of them where they are many."""
-    shown_ones = ", ".join(map(str, numbers[:_LISTED_NUMBERS]))
-    left = len(numbers) - _LISTED_NUMBERS
-    return f"{shown_ones} and {left} more" if left > 0 else shown_ones
 
 
 def _failures(study: optuna.Study) -> dict[str, list[int]]:
@@ -198,11 +185,3 @@ def _failures(study: optuna.Study) -> dict[str, list[int]]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         reasons[str(trial.user_attrs.get(REASON, "unknown"))].append(trial.number)
     return reasons
-
-
-def shown(value: Any) -> str:
-    """A parameter's value, for people."""
-    if isinstance(value, float):
-        whole = value.is_integer() and 1e4 <= abs(value) < 1e15
-        return f"{int(value):,}" if whole else f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)
