@@ -70,11 +70,12 @@ def fit(task: Task, active: ActiveTrial) -> Share:
     trackers = Trackers()
     started = time.perf_counter()
     try:
-        values = _fit(task, record, active, trackers)
+        values = _fit(task, record, active, trackers, started)
         outcome = Outcome(End.COMPLETE, values=values)
     except (Exception, SystemExit) as error:
         outcome = _outcome_of(error, active)
-    record.take_outcome(outcome, time.perf_counter() - started)
+    # What the objective was told, where it was: the student has been saved since.
+    record.take_outcome(outcome, record.seconds or time.perf_counter() - started)
     trackers.conclude(record, outcome)
     return Share(outcome, record)
 
@@ -91,7 +92,11 @@ def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
 
 
 def _fit(
-    task: Task, record: TrialRecord, active: ActiveTrial, trackers: Trackers
+    task: Task,
+    record: TrialRecord,
+    active: ActiveTrial,
+    trackers: Trackers,
+    started: float,
 ) -> tuple[float, ...]:
     """Trains, measures, and fills in the record; returns the objective's values."""
     _quiet_lightning()
@@ -158,6 +163,7 @@ def _fit(
         student.to(trainer.strategy.root_device)
         record.text_l1, record.text_cosine = test(student)
     if trainer.is_global_zero:
+        record.seconds = round(time.perf_counter() - started, 3)
         record.values = objective_values(objective, record)
         active.check_possession()
         save_student(student, directory / STUDENT_FOLDER)
