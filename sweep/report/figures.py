@@ -24,7 +24,8 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
 from sweep.report.material import Material, TrialMaterial
-from sweep.view.words import listed, short_keys, shown
+from sweep.trial.metrics import title_of
+from sweep.view.words import in_words, listed, metric_shown, point
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +53,6 @@ _LINES = 300
 _SLICED_KEYS = 12
 # Of the highest loss to the lowest, from where on their axis is logarithmic.
 _WIDE = 8
-_AXES = {
-    "valid_l1": "validation L1 (mean absolute error)",
-    "train_l1": "training L1 (mean absolute error)",
-    "baseline_ratio": "times better than the best baseline",
-    "student_parameters": "parameters of the student",
-    "student_latency_ms": "latency of one text (ms)",
-    "student_flops": "floating-point operations of one text",
-    "text_l1": "L1 to the slice, on held-out text",
-    "text_cosine": "cosine to the original model's embeddings, on held-out text",
-    "seconds": "wall time of the fit (s)",
-}
 
 
 @dataclass
@@ -106,11 +96,6 @@ def draw(material: Material) -> list[Picture]:
     return pictures
 
 
-def axis_title(name: str) -> str:
-    """A metric with its unit."""
-    return _AXES.get(name, name)
-
-
 def _curves(material: Material) -> Iterator[Picture]:
     """Learning curves. Optuna's draws each trial as a line of its own, and all states alike."""
     drawn = [trial for trial in material.trials if trial.curve]
@@ -139,7 +124,7 @@ def _curves(material: Material) -> Iterator[Picture]:
     steps = [step for trial in drawn for step, _ in trial.curve]
     _add_baseline(figure, material, min(steps), max(steps))
     figure.update_xaxes(title="optimizer steps")
-    figure.update_yaxes(title=axis_title("valid_l1"), type=_scale_of(figure))
+    figure.update_yaxes(title=title_of("valid_l1"), type=_scale_of(figure))
     pruned = f", {len(ends)} of them pruned (orange, dashed, ending in a cross)" if ends else ""
     caption = f"Validation loss by optimizer step of {len(drawn)} trials{pruned}."
     if best is not None and best.curve:
@@ -192,8 +177,8 @@ def _sizes(material: Material) -> Iterator[Picture]:
         return
     figure = go.Figure()
     figure.add_scatter(
-        x=[t.parameters for t in students],
-        y=[t.valid_l1 for t in students],
+        x=[t.metrics.student_parameters for t in students],
+        y=[t.metrics.valid_l1 for t in students],
         text=[_described(t) for t in students],
         mode="markers",
         name="student",
@@ -201,8 +186,8 @@ def _sizes(material: Material) -> Iterator[Picture]:
         hovertemplate="%{text}<br>%{x:,} parameters, L1 %{y:.4g}<extra></extra>",
     )
     figure.add_scatter(
-        x=[t.parameters for t in front],
-        y=[t.valid_l1 for t in front],
+        x=[t.metrics.student_parameters for t in front],
+        y=[t.metrics.valid_l1 for t in front],
         text=[_described(t) for t in front],
         mode="lines+markers",
         name="Pareto front",
@@ -210,7 +195,7 @@ def _sizes(material: Material) -> Iterator[Picture]:
         marker={"symbol": "diamond", "size": 11},
         hovertemplate="%{text}<br>%{x:,} parameters, L1 %{y:.4g}<extra></extra>",
     )
-    slice_size = next((t.teacher_parameters for t in students if t.teacher_parameters), None)
+    slice_size = next(filter(None, (t.metrics.teacher_parameters for t in students)), None)
     if slice_size is not None:
         figure.add_vline(
             x=slice_size,
@@ -218,11 +203,14 @@ def _sizes(material: Material) -> Iterator[Picture]:
             annotation_text="original slice",
             annotation_position="bottom left",
         )
-    largest = max(t.parameters or 0 for t in students)
+    largest = max(t.metrics.student_parameters or 0 for t in students)
     _add_baseline(figure, material, 0, max(largest, slice_size or 0))
-    figure.update_xaxes(title="parameters of the student", rangemode="tozero")
-    figure.update_yaxes(title=axis_title("valid_l1"), type=_scale_of(figure))
-    points = "; ".join(f"trial {t.number}: {t.parameters:,}, {t.valid_l1:.4g}" for t in front[:6])
+    figure.update_xaxes(title=title_of("student_parameters"), rangemode="tozero")
+    figure.update_yaxes(title=title_of("valid_l1"), type=_scale_of(figure))
+    points = "; ".join(
+        f"trial {t.number}: {t.metrics.student_parameters:,}, {t.metrics.valid_l1:.4g}"
+        for t in front[:6]
+    )
     caption = (
         f"Loss and size of {len(students)} students. On the Pareto front, where no other student "
         f"is both smaller and better: {points}{' ...' if len(front) > 6 else ''}."
@@ -236,7 +224,7 @@ def _fronts(material: Material) -> Iterator[Picture]:
     if len(names) not in (2, 3) or not material.complete:
         return
     figure = visualization.plot_pareto_front(
-        material.study, target_names=[axis_title(name) for name in names]
+        material.study, target_names=[title_of(name) for name in names]
     )
     for trace in figure.data:
         front = "best" in f"{trace.name} {trace.hovertemplate}".lower()
@@ -322,16 +310,17 @@ def _slices(material: Material) -> Iterator[Picture]:
     for index, name in enumerate(material.objectives):
         for key in keys:
             figure = visualization.plot_slice(
-                material.study, params=[key], target=_target(index), target_name=axis_title(name)
+                material.study, params=[key], target=_target(index), target_name=title_of(name)
             )
             for trace in figure.data:
                 trace.marker.colorscale, trace.marker.showscale = _SCALE, False
                 trace.hovertemplate = f"{key}=%{{x}}: %{{y:.4g}}<extra></extra>"
             best = _best_of(material, index)
+            chosen = in_words({key: best.trial.params.get(key, "unset")})
             caption = (
                 f"{name} by {key}, for {len(material.complete)} complete trials, early ones blue "
-                f"and late ones orange. Best: {key}={shown(best.trial.params.get(key, 'unset'))} "
-                f"with {shown(best.values[index])}."
+                f"and late ones orange. Best: {chosen} "
+                f"with {metric_shown(name, best.values[index])}."
             )
             title = f"{name} by {key}"
             yield Picture(f"slice-{_slug(name)}-{_slug(key)}", title, caption, figure, "slices")
@@ -470,10 +459,7 @@ def _scale_of(figure: go.Figure) -> str:
 
 
 def _described(trial: TrialMaterial) -> str:
-    names = short_keys(list(trial.trial.params))
-    values = trial.trial.params.values()
-    point = ", ".join(f"{k}={shown(v)}" for k, v in zip(names, values, strict=True))
-    return f"trial {trial.number} ({trial.state})<br>{point}"
+    return f"trial {trial.number} ({trial.state})<br>{point(trial.trial.params)}"
 
 
 def _slug(name: str) -> str:

@@ -22,13 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.study.attributes import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
 from sweep.study.plan import Plan, read_plan
 from sweep.study.presence import Sign, read_signs
+from sweep.trial.metrics import METRICS_NAME, Metrics
 from sweep.trial.record import RECORD_NAME
 from sweep.view.summary import objective_names, ranked
 
 Curve = list[tuple[int, float]]
-
-# As in sweep.trial.metrics_file, which would load Lightning.
-_METRICS_NAME = "metrics.csv"
 
 
 @dataclass
@@ -66,49 +64,14 @@ class TrialMaterial:
         """One for each direction; none for a trial that is not complete."""
         return list(self.trial.values or []) if self.is_complete else []
 
-    @property
-    def valid_l1(self) -> float | None:
-        """The validation loss; of a pruned trial its last."""
-        if self.record.get("valid_l1") is not None:
-            return float(self.record["valid_l1"])
-        return self.curve[-1][1] if self.curve else None
-
-    @property
-    def parameters(self) -> int | None:
-        """Of the student."""
-        size: int | None = self.known("student_parameters")
-        return size
-
-    @property
-    def teacher_parameters(self) -> int | None:
-        """Of the original slice."""
-        size: int | None = self.known("teacher_parameters")
-        return size
-
-    @property
-    def share(self) -> float | None:
-        """The student's parameters as a share of the original slice's."""
-        if not self.parameters or not self.teacher_parameters:
-            return None
-        return self.parameters / self.teacher_parameters
-
-    @property
-    def baseline_ratio(self) -> float | None:
-        """How many times better than the best baseline."""
-        ratio: float | None = self.known("baseline_ratio")
-        return ratio
-
-    @property
-    def steps(self) -> int | None:
-        """Optimizer steps that were taken."""
-        steps: int | None = self.record.get("steps") or (self.curve[-1][0] if self.curve else None)
-        return steps
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall time of its last run."""
-        seconds: float | None = self.known("seconds")
-        return seconds
+    @cached_property
+    def metrics(self) -> Metrics:
+        """What the storage, or else trial.json, says of it; of a pruned trial the last loss."""
+        metrics = Metrics.known({**self.record, **self.trial.user_attrs})
+        if metrics.valid_l1 is None and self.curve:
+            metrics.valid_l1 = self.curve[-1][1]
+        metrics.steps = metrics.steps or (self.curve[-1][0] if self.curve else None)
+        return metrics
 
     @property
     def reason(self) -> str:
@@ -123,10 +86,6 @@ class TrialMaterial:
     def worker(self) -> str | None:
         """Who ran it last."""
         return self.trial.user_attrs.get(WORKER)
-
-    def known(self, name: str) -> Any:
-        """What the storage, or else trial.json, says of it; None where neither does."""
-        return self.trial.user_attrs.get(name, self.record.get(name))
 
 
 @dataclass
@@ -188,14 +147,20 @@ class Material:
     @cached_property
     def students(self) -> list[TrialMaterial]:
         """Complete trials of which both loss and size are known: each a student one could take."""
-        return [t for t in self.complete if t.valid_l1 is not None and t.parameters]
+        return [
+            t
+            for t in self.complete
+            if t.metrics.valid_l1 is not None and t.metrics.student_parameters
+        ]
 
     @cached_property
     def size_front(self) -> list[TrialMaterial]:
         """The students that no other beats in both loss and size, the smallest first."""
         front: list[TrialMaterial] = []
-        for student in sorted(self.students, key=lambda t: (t.parameters, t.valid_l1)):
-            if not front or (student.valid_l1 or 0.0) < (front[-1].valid_l1 or 0.0):
+        for student in sorted(
+            self.students, key=lambda t: (t.metrics.student_parameters, t.metrics.valid_l1)
+        ):
+            if not front or (student.metrics.valid_l1 or 0.0) < (front[-1].metrics.valid_l1 or 0.0):
                 front.append(student)
         return front
 
@@ -220,6 +185,10 @@ def read_material(study: optuna.Study, directory: Path, storage_url: str | None)
         workers=read_signs(study, "worker"),
         written=datetime.now().astimezone(),
     )
+
+
+def _size_and_loss(student: TrialMaterial) -> tuple[int, float]:
+    return student.metrics.student_parameters or 0, student.metrics.valid_l1 or 0.0
 
 
 def _front(study: optuna.Study) -> set[int]:
@@ -249,7 +218,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
 def _read_curve(directory: Path) -> Curve:
     """The validations in metrics.csv: with several directions the storage has none."""
     try:
-        with (directory / _METRICS_NAME).open(newline="") as file:
+        with (directory / METRICS_NAME).open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row.get("valid_l1")]
         return [(int(row["step"]) + 1, float(row["valid_l1"])) for row in rows]
     except (OSError, ValueError, KeyError):

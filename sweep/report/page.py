@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from sweep.report.figures import Picture
 from sweep.report.material import Material
 from sweep.report.sections import SECTIONS, Section
+from sweep.view.words import counted
 
 # Nothing may be fetched, from anywhere. plotly.js compiles its WebGL code.
 _POLICY = (
@@ -71,10 +72,9 @@ def _content(section: Section, material: Material, pictures: Sequence[Picture]) 
 
 
 def _state(material: Material) -> str:
-    counts = {state: len(material.of(state)) for state in TrialState}
-    said = [f"{n} {state.name.lower()}" for state, n in counts.items() if n]
+    said = counted({state: len(material.of(state)) for state in TrialState})
     planned = f" {material.plan.n_trials} were asked for." if material.plan.n_trials else ""
-    return f"Trials: {', '.join(said) or 'none'}.{planned}"
+    return f"Trials: {said or 'none'}.{planned}"
 
 
 def _figure_json(figure: Any) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sweep.report.material import Material, TrialMaterial
-from sweep.report.table import Cell, Table, trial_link, trial_table, value_cell
+from sweep.report.table import Cell, Table, metric_cell, trial_link, trial_table
 from sweep.study.plan import command_of
 from sweep.trial.record import RECORD_NAME
-from sweep.view.words import shown
+from sweep.view.words import in_words, shown
 
 # Rows that a browser still sorts at once.
 _ROWS = 3000
@@ -83,10 +83,10 @@ def _question(material: Material) -> Values:
     space = material.identity.get("space", {})
     facts = [
         ("Teacher", _teacher(material)),
-        ("Data", _in_words(config.get("data", {}))),
-        ("Student", _in_words(config.get("student", {}))),
-        ("Optimizer", _in_words(config.get("optimizer", {}))),
-        ("Scheduler", _in_words(config.get("scheduler") or {})),
+        ("Data", _node_in_words(config.get("data", {}))),
+        ("Student", _node_in_words(config.get("student", {}))),
+        ("Optimizer", _node_in_words(config.get("optimizer", {}))),
+        ("Scheduler", _node_in_words(config.get("scheduler") or {})),
     ]
     return {
         "goals": goals,
@@ -100,25 +100,25 @@ def _question(material: Material) -> Values:
 def _teacher(material: Material) -> str:
     config = material.identity.get("config", {}).get("teacher", {})
     source = next((t.record["teacher"] for t in material.trials if t.record.get("teacher")), None)
-    size = next((t.teacher_parameters for t in material.trials if t.teacher_parameters), None)
+    size = next(filter(None, (t.metrics.teacher_parameters for t in material.trials)), None)
     said = [str(source)] if source else []
     if "first_layer" in config and "num_layers" in config:
         first, count = config["first_layer"], config["num_layers"]
         said.append(f"layers {first} to {first + count - 1}" if count != 1 else f"layer {first}")
     if size:
         said.append(f"{size:,} parameters")
-    return ", ".join(said) or _in_words(config)
+    return ", ".join(said) or _node_in_words(config)
 
 
-def _in_words(node: dict[str, Any]) -> str:
+def _node_in_words(node: dict[str, Any]) -> str:
     """A configuration node: what it builds, then its plain values."""
     target = str(node.get("_target_", "")).rpartition(".")[2]
-    values = [
-        f"{key}={shown(value)}"
+    plain = {
+        key: value
         for key, value in node.items()
         if not key.startswith("_") and isinstance(value, (bool, int, float, str))
-    ]
-    return f"{target}: {', '.join(values)}" if target and values else target or ", ".join(values)
+    }
+    return ": ".join(part for part in (target, in_words(plain)) if part)
 
 
 def _range(described: Any) -> str:
@@ -145,7 +145,7 @@ def _answer(material: Material) -> Values:
     baselines = best.record.get("baselines") or {}
     return {
         "tiles": _tiles(material, best),
-        "point": ", ".join(f"{key}={shown(value)}" for key, value in best.trial.params.items()),
+        "point": in_words(best.trial.params),
         "several": len(material.objectives) > 1,
         "students": _best_students(material),
         "baselines": [(_plain(name), f"L1 {value:.4g}") for name, value in baselines.items()],
@@ -157,21 +157,19 @@ def _tiles(material: Material, best: TrialMaterial) -> list[Tile]:
     label = "first of the front" if several else "best trial"
     tiles = [Tile(label, trial_link(material, best))]
     for name, value in zip(material.objectives, best.values, strict=True):
-        tiles.append(Tile(name, value_cell(value), is_good=not several))
-    if best.valid_l1 is not None and "valid_l1" not in material.objectives:
-        tiles.append(Tile("validation L1", value_cell(best.valid_l1)))
-    if best.baseline_ratio is not None:
-        baseline = _plain(str(best.record.get("best_baseline") or "the best one"))
-        ratio = Cell(f"{best.baseline_ratio:.2f}")
-        tiles.append(Tile(f"times better than predicting {baseline}", ratio, is_good=True))
-    if best.parameters:
-        tiles.append(Tile("parameters", Cell(f"{best.parameters:,}")))
-    if best.share:
-        share = Cell(f"{best.share:.1%}")
-        tiles.append(Tile("of the original slice's parameters", share, is_good=True))
-    if best.known("text_cosine") is not None:
-        cosine = Cell(f"{best.known('text_cosine'):.4f}")
-        tiles.append(Tile("cosine to the original model, on text", cosine))
+        tiles.append(Tile(name, metric_cell(name, value), is_good=not several))
+    baseline = _plain(str(best.record.get("best_baseline") or "the best one"))
+    others = (
+        ("valid_l1", "validation L1", False),
+        ("baseline_ratio", f"times better than predicting {baseline}", True),
+        ("student_parameters", "parameters", False),
+        ("parameter_share", "of the original slice's parameters", True),
+        ("text_cosine", "cosine to the original model, on text", False),
+    )
+    for name, label, is_good in others:
+        value = getattr(best.metrics, name)
+        if value is not None and name not in material.objectives:
+            tiles.append(Tile(label, metric_cell(name, value), is_good))
     return tiles
 
 

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from optuna.trial import TrialState
 
-from sweep.report.figures import axis_title
 from sweep.report.material import Material, TrialMaterial
-from sweep.view.words import short_keys, shown
+from sweep.trial.metrics import hint_of, seen_in
+from sweep.view.words import metric_shown, short_keys, shown
 
 
 @dataclass(frozen=True)
@@ -100,23 +100,18 @@ def trial_link(material: Material, trial: TrialMaterial) -> Cell:
     return Cell(str(trial.number), href=f"{place}/")
 
 
-def value_cell(value: Any, name: str = "") -> Cell:
-    """A value, rounded as is usual for what it is called."""
+def param_cell(value: Any) -> Cell:
+    """What a trial was asked; nothing where it was not."""
     if value is None:
         return Cell("")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return Cell(shown(value))
-    return Cell(_rounded(value, name), full=repr(value))
+    return Cell(f"{value:,}" if isinstance(value, int) else shown(value), full=repr(value))
 
 
-def _rounded(value: float, name: str) -> str:
-    if name == "of slice":
-        return f"{value:.1%}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if name == "text cosine":
-        return f"{value:.4f}"
-    return f"{value:.2f}" if name in ("x baseline", "seconds") else shown(value)
+def metric_cell(name: str, value: float | None) -> Cell:
+    """What a metric came to; nothing where it is not known."""
+    return Cell("") if value is None else Cell(metric_shown(name, value), full=repr(value))
 
 
 def _columns(material: Material, trials: Sequence[TrialMaterial]) -> list[Column]:
@@ -125,25 +120,24 @@ def _columns(material: Material, trials: Sequence[TrialMaterial]) -> list[Column
         Column("state", "how it ended", [Cell(t.state) for t in trials], is_number=False),
     ]
     for key, short in zip(material.keys, short_keys(material.keys), strict=True):
-        columns.append(Column(short, key, [value_cell(t.trial.params.get(key)) for t in trials]))
+        columns.append(Column(short, key, [param_cell(t.trial.params.get(key)) for t in trials]))
     for index, name in enumerate(material.objectives):
-        cells = [value_cell(t.values[index] if t.values else None) for t in trials]
-        columns.append(Column(name, axis_title(name), cells))
-    known: dict[str, tuple[str, Sequence[Any]]] = {
-        "valid_l1": ("last validation L1", [t.valid_l1 for t in trials]),
-        "x baseline": ("times better than the best baseline", [t.baseline_ratio for t in trials]),
-        "parameters": ("of the student", [t.parameters for t in trials]),
-        "of slice": ("share of the original slice's parameters", [t.share for t in trials]),
-        "text cosine": (axis_title("text_cosine"), [t.known("text_cosine") for t in trials]),
-        "text L1": (axis_title("text_l1"), [t.known("text_l1") for t in trials]),
-        "ms": (axis_title("student_latency_ms"), [t.known("student_latency_ms") for t in trials]),
-        "steps": ("optimizer steps", [t.steps for t in trials]),
-        "seconds": ("wall time (s)", [t.seconds for t in trials]),
-    }
+        cells = [metric_cell(name, t.values[index] if t.values else None) for t in trials]
+        columns.append(Column(name, hint_of(name), cells))
+    return columns + _metric_columns(material, trials)
+
+
+def _metric_columns(material: Material, trials: Sequence[TrialMaterial]) -> list[Column]:
+    """What is shown of every trial, besides what was sought."""
+    columns = []
     pruned = any(t.trial.state is TrialState.PRUNED for t in trials)
-    for name, (hint, values) in known.items():
-        if all(v is None for v in values) or (name in material.objectives and not pruned):
+    for metric in seen_in("report"):
+        values = [t.metrics.get(metric) for t in trials]
+        sought = metric.name in material.objectives
+        if all(value is None for value in values) or (sought and not pruned):
             continue
-        heading = f"last {name}" if name in material.objectives else name
-        columns.append(Column(heading, hint, [value_cell(v, name) for v in values]))
+        # A pruned trial has no value, but it has reached one.
+        last = "last " if sought else ""
+        cells = [metric_cell(metric.name, value) for value in values]
+        columns.append(Column(last + metric.heading, last + metric.hint, cells))
     return columns

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from filelock import FileLock
@@ -18,14 +17,12 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from slicewise.errors import ArgumentError
 from sweep.trial.build import build
+from sweep.trial.metrics import METRICS, Metrics
 from sweep.trial.outcome import Outcome
 from sweep.trial.record import TrialRecord
 from sweep.trial.settings import TrialSettings
 
 log = logging.getLogger(__name__)
-
-# Of a record, the numbers that are no result.
-_NO_RESULTS = ("number", "seed", "threads")
 
 
 class Trackers:
@@ -88,15 +85,10 @@ class Trackers:
         return [logger for logger in self.loggers if not isinstance(logger, CSVLogger)]
 
 
-def results(record: TrialRecord) -> dict[str, float]:
-    """The numbers of a record that say what became of a trial."""
-    return {
-        name: float(value)
-        for name, value in asdict(record).items()
-        if isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and name not in _NO_RESULTS
-    }
+def results(metrics: Metrics) -> dict[str, float]:
+    """The numbers that say what became of a trial."""
+    known = {metric.name: metrics.get(metric) for metric in METRICS}
+    return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def _alone_with(tracking_uri: str | None) -> contextlib.AbstractContextManager[object]:

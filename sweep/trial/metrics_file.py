@@ -15,8 +15,6 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from slicewise.atomic import write_atomically
 from sweep.trial.active import active_trial
 
-METRICS_NAME = "metrics.csv"
-
 
 class MetricsFile(CSVLogger):
     """Lightning's CSV logger, which here goes on with the file of a fit that is continued.

@@ -14,6 +14,7 @@ from slicewise.atomic import write_atomically
 from slicewise.errors import SlicewiseError
 from sweep.trial.active import ActiveTrial
 from sweep.trial.checkpoint import remove_checkpoint
+from sweep.trial.metrics import MEASURED, METRICS, Metrics
 from sweep.trial.outcome import End, Outcome
 from sweep.trial.provenance import code_commit, package_versions
 from sweep.trial.task import Task
@@ -27,9 +28,9 @@ RECORD_NAME = "trial.json"
 STUDENT_FOLDER = "student"
 
 
-@dataclass
-class TrialRecord:
-    """The result of a trial.
+@dataclass(kw_only=True)
+class TrialRecord(Metrics):
+    """The result of a trial: what it was, and its metrics.
 
     Attributes:
         study: Name of the study.
@@ -39,21 +40,9 @@ class TrialRecord:
         params: The swept values; empty for a single fit.
         overrides: The command-line overrides that made this trial's configuration.
         values: What the objective asked for, in its order.
-        valid_l1: On the validation set, after the last step.
-        train_l1: Of the last step.
         baselines: L1 on the same validation set, by name.
         best_baseline: Name of the lowest.
-        baseline_ratio: The lowest baseline over `valid_l1`: how many times better the student is.
-        teacher_parameters: Number of parameters of the teacher slice.
-        student_parameters: Number of parameters of the student.
-        student_latency_ms: Of one forward pass over one text of `data.seq_length` tokens, on the
-            device that trained.
-        student_flops: Floating-point operations of the same pass.
-        text_l1: In the slice's place in the whole model, on held-out text: L1 to the slice.
-        text_cosine: The same: mean cosine of the model's embeddings to the original's.
         teacher: Where the teacher's weights come from.
-        steps: Optimizer steps.
-        seconds: Wall time of the trial, imports left out.
         seed: Of the student's weights, data and dropout.
         threads: torch's threads: another number sums in another order.
         versions: Of Python and the packages that decide a loss.
@@ -74,20 +63,9 @@ class TrialRecord:
     end: str | None = None
     precision: str | None = None
     values: list[float] | None = None
-    valid_l1: float | None = None
-    train_l1: float | None = None
     baselines: dict[str, float] = field(default_factory=dict)
     best_baseline: str | None = None
-    baseline_ratio: float | None = None
-    teacher_parameters: int | None = None
-    student_parameters: int | None = None
-    student_latency_ms: float | None = None
-    student_flops: int | None = None
-    text_l1: float | None = None
-    text_cosine: float | None = None
     teacher: str | None = None
-    steps: int = 0
-    seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=package_versions)
     git_commit: str | None = field(default_factory=code_commit)
     reason: str | None = None
@@ -105,6 +83,8 @@ class TrialRecord:
             seed=task.config.seed,
             threads=threads,
             hardware="",
+            steps=0,
+            seconds=0.0,
         )
 
     def conclude(self, directory: Path) -> None:
@@ -147,23 +127,17 @@ class TrialRecord:
 
     def attributes(self) -> dict[str, Any]:
         """What a study keeps of it, for dashboards and tables."""
-        names = (
-            "student_parameters",
-            "student_latency_ms",
-            "teacher_parameters",
-            "baseline_ratio",
-            "text_l1",
-            "text_cosine",
-            "seconds",
-        )
-        kept = {name: getattr(self, name) for name in names}
+        kept = {metric.name: self.get(metric) for metric in METRICS if metric.is_kept}
         return {name: value for name, value in kept.items() if value is not None}
 
     def write(self, directory: Path) -> Path:
         """Writes `trial.json` into a trial's directory."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / RECORD_NAME
-        return write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
+        told = asdict(self)
+        # What it was first, then its numbers.
+        told |= {name: told.pop(name) for name in MEASURED}
+        return write_atomically(path, json.dumps(told, indent=2) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> TrialRecord:

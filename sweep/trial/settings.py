@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.trial.metrics import objectives
 
 Node = dict[str, Any]
 
@@ -124,7 +125,7 @@ class Objective:
     """What a trial returns to the study, and what it must not exceed: `objective`.
 
     Attributes:
-        metrics: Names of what the record has a number for.
+        metrics: Names out of the table of metrics.
         max_parameters: Of the student; None: no bound.
         max_latency_ms: Of the student; None: no bound.
     """
@@ -134,8 +135,8 @@ class Objective:
     max_latency_ms: float | None
 
     @classmethod
-    def of(cls, objective: Mapping[str, Any], known: tuple[str, ...]) -> Objective:
-        metrics = tuple(objective.get("metrics") or ())
+    def of(cls, objective: Mapping[str, Any]) -> Objective:
+        metrics, known = tuple(objective.get("metrics") or ()), objectives()
         for name in metrics:
             if name not in known:
                 raise ArgumentError("objective.metrics", f"[{name}]", ", ".join(known))
@@ -202,23 +203,10 @@ class TrialSettings:
             data=DataSettings.of(_node(config, "data")),
             callbacks=_optional(config, "callbacks") or {},
             logger={str(name): config.logger[name] for name in config.get("logger") or {}},
-            objective=Objective.of(_node(config, "objective"), OBJECTIVES),
+            objective=Objective.of(_node(config, "objective")),
             steps=StepSettings.of(_optional(config, "steps") or {}),
             hyperparameters=_hyperparameters(config),
         )
-
-
-# What of a record can be an objective.
-OBJECTIVES = (
-    "valid_l1",
-    "train_l1",
-    "baseline_ratio",
-    "student_parameters",
-    "student_latency_ms",
-    "text_l1",
-    "text_cosine",
-    "seconds",
-)
 
 
 def _node(config: DictConfig, key: str) -> Node:

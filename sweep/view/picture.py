@@ -19,9 +19,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweep.trial.metrics import Metrics, seen_in
 from sweep.view.progress import Progress
 from sweep.view.status import Onlooker, Status, WorkerStatus
-from sweep.view.words import short_keys, shown
+from sweep.view.words import metric_shown, point
 
 # Lines of the picture besides the workers'.
 _OTHER_LINES = 9
@@ -138,14 +139,16 @@ def _counts(status: Status) -> Text:
 
 def _best(best: FrozenTrial, status: Status) -> Text:
     """The best so far and its parameters."""
-    values = ", ".join(
-        f"{name} {value:.4g}" for name, value in zip(status.objectives, best.values, strict=True)
-    )
-    ratio = best.user_attrs.get("baseline_ratio")
+    values = zip(status.objectives, best.values, strict=True)
+    said = [f"trial {best.number}", *(f"{name} {metric_shown(name, v)}" for name, v in values)]
     text = Text("Best: ")
-    text.append(f"trial {best.number}, {values}", style="green")
-    text.append("" if ratio is None else f", {ratio:.2f} x baseline")
-    return text.append(f"  {_point(best)}", style="dim")
+    text.append(", ".join(said), style="green")
+    known = Metrics.known(best.user_attrs)
+    for metric in seen_in("watch"):
+        value = known.get(metric)
+        if value is not None and metric.name not in status.objectives:
+            text.append(f", {metric.shown(value)} {metric.heading}")
+    return text.append(f"  {point(best.params, ' ')}", style="dim")
 
 
 def _workers(workers: list[WorkerStatus]) -> Table:
@@ -167,26 +170,20 @@ def _fit(worker: WorkerStatus) -> list[RenderableType]:
     trial, pulse = worker.trial, worker.pulse
     if trial is None:
         return ["", Text("between two trials", style="dim"), "", "", "", ""]
-    number, point = str(trial.number), _point(trial)
+    number, asked = str(trial.number), point(trial.params, " ")
     if pulse is None:
         steps = sorted(trial.intermediate_values)
         if not steps:
-            return [number, point, Text("starting", style="dim"), "", "", ""]
+            return [number, asked, Text("starting", style="dim"), "", "", ""]
         last = steps[-1]
-        return [number, point, "", str(last), f"{trial.intermediate_values[last]:.4g}", ""]
+        return [number, asked, "", str(last), f"{trial.intermediate_values[last]:.4g}", ""]
     done = str(pulse.step) if pulse.total is None else f"{pulse.step}/{pulse.total}"
     bar: RenderableType = ""
     if pulse.total:
         bar = ProgressBar(total=pulse.total, completed=pulse.step, width=_BAR_WIDTH)
     loss = "" if pulse.loss is None else f"{pulse.loss:.4f}"
     rate = "" if pulse.steps_per_second is None else f"{pulse.steps_per_second:.1f}"
-    return [number, point, bar, done, loss, "valid." if pulse.validating else rate]
-
-
-def _point(trial: FrozenTrial) -> str:
-    names = short_keys(list(trial.params))
-    values = trial.params.values()
-    return " ".join(f"{name}={shown(value)}" for name, value in zip(names, values, strict=True))
+    return [number, asked, bar, done, loss, "valid." if pulse.validating else rate]
 
 
 @contextlib.contextmanager

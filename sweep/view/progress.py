@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from sweep.study.attributes import FINISHED, REASON
+from sweep.view.summary import objective_names
+from sweep.view.words import metric_shown
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +41,12 @@ class Progress:
         ended = [t for t in trials if t.state.is_finished() and t.number not in self._said]
         self._said.update(trial.number for trial in ended)
         of = "" if self._n_trials is None else f"/{self._n_trials}"
-        return [f"{_line(trial)}  [{finished}{of}]" for trial in ended]
+        names = objective_names(self._study)
+        return [f"{_line(trial, names)}  [{finished}{of}]" for trial in ended]
 
 
-def _line(trial: FrozenTrial) -> str:
-    values = ", ".join(f"{value:.4g}" for value in trial.values or [])
+def _line(trial: FrozenTrial, names: Sequence[str]) -> str:
+    values = ", ".join(map(metric_shown, names, trial.values or []))
     reason = str(trial.user_attrs.get(REASON, "")).partition("\n")[0]
     point = ", ".join(f"{key}={value}" for key, value in trial.params.items())
     return f"Trial {trial.number} {trial.state.name.lower()}: {values or reason}  {point}"

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from slicewise.atomic import write_atomically
 from sweep.study.attributes import DIRECTORY, FINISHED, REASON
-from sweep.view.words import listed, short_keys, shown
+from sweep.trial.metrics import Metrics, heading_of, seen_in
+from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
 RESULTS_NAME = "optimization_results.yaml"
 REPORT_NAME = "report.html"
@@ -58,16 +59,15 @@ def show_study(study: optuna.Study, directory: Path, console: Console | None = N
         console.print(trial_table(study))
         if _seeds_beside_others(study):
             console.print(seed_table(study))
-    said = [f"{n} {state.name.lower()}" for state, n in counts.items() if n]
-    console.print(f"Study {study.study_name}: {', '.join(said) or 'no trials'}.")
+    console.print(f"Study {study.study_name}: {counted(counts) or 'no trials'}.")
     for reason, numbers in _failures(study).items():
         console.print(f"Failed ({listed(numbers)}): {reason}", markup=False, soft_wrap=True)
     if _complete(study):
         best = ranked(study)[0]
         place = best.user_attrs.get(DIRECTORY, str(directory / str(best.number)))
-        shown = os.path.relpath(place)
-        console.print(f"Best student: {shown}", soft_wrap=True)
-        console.print(f"Run it again: python -m sweep.rerun {shown}", soft_wrap=True)
+        place = os.path.relpath(place)
+        console.print(f"Best student: {place}", soft_wrap=True)
+        console.print(f"Run it again: python -m sweep.rerun {place}", soft_wrap=True)
         console.print("All studies:  python -m sweep.dashboard", soft_wrap=True)
     report = directory / REPORT_NAME
     if report.is_file():
@@ -83,26 +83,27 @@ def trial_table(study: optuna.Study) -> Table:
     for heading in ("#", "trial"):
         table.add_column(heading, justify="right", no_wrap=True)
     # Of conditional spaces most cells would be empty, and the others too narrow to be read.
-    in_words = len(params) > _PARAMETER_COLUMNS
-    if in_words:
+    as_points = len(params) > _PARAMETER_COLUMNS
+    if as_points:
         table.add_column("point", overflow="fold")
     else:
         for heading in short_keys(params):
             table.add_column(heading, justify="right")
-    for heading in (*objective_names(study), "x baseline", "parameters", "state"):
-        table.add_column(heading, justify="right", no_wrap=in_words)
+    objectives = objective_names(study)
+    metrics = [metric for metric in seen_in("summary") if metric.name not in objectives]
+    headings = [heading_of(name) for name in objectives] + [metric.heading for metric in metrics]
+    for heading in (*headings, "state"):
+        table.add_column(heading, justify="right", no_wrap=as_points)
     for rank, trial in enumerate(trials[:_SHOWN_ROWS], start=1):
-        ratio = trial.user_attrs.get("baseline_ratio")
-        size = trial.user_attrs.get("student_parameters")
-        state = "pareto" if trial.number in front else trial.state.name.lower()
+        values = trial.values or [float("nan")] * len(objectives)
+        known = Metrics.known(trial.user_attrs)
         table.add_row(
             str(rank),
             str(trial.number),
-            *([_in_words(trial, params)] if in_words else _cells(trial, params)),
-            *(f"{value:.4g}" for value in trial.values or [float("nan")] * len(study.directions)),
-            "" if ratio is None else f"{ratio:.2f}",
-            "" if size is None else f"{size:,}",
-            state,
+            *([_point(trial, params)] if as_points else _cells(trial, params)),
+            *(metric_shown(name, value) for name, value in zip(objectives, values, strict=True)),
+            *(metric.shown(known.get(metric)) for metric in metrics),
+            "pareto" if trial.number in front else trial.state.name.lower(),
         )
     if len(trials) > _SHOWN_ROWS:
         table.caption = f"and {len(trials) - _SHOWN_ROWS} more"
@@ -113,10 +114,10 @@ def _cells(trial: FrozenTrial, params: Sequence[str]) -> list[str]:
     return [shown(trial.params.get(key, "")) for key in params]
 
 
-def _in_words(trial: FrozenTrial, params: Sequence[str]) -> str:
+def _point(trial: FrozenTrial, params: Sequence[str]) -> str:
     """What the trial was asked, without what it was not."""
     names = zip(params, short_keys(params), strict=True)
-    return ", ".join(f"{s}={shown(trial.params[k])}" for k, s in names if k in trial.params)
+    return in_words({s: trial.params[k] for k, s in names if k in trial.params})
 
 
 def seed_table(study: optuna.Study) -> Table:
@@ -129,7 +130,8 @@ def seed_table(study: optuna.Study) -> Table:
     keys = sorted({key for group in groups for key in json.loads(group)})
     sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
     table = _table("Over seeds")
-    for heading in (*short_keys(keys), "seeds", f"mean {objective_names(study)[0]}", "std"):
+    name = objective_names(study)[0]
+    for heading in (*short_keys(keys), "seeds", f"mean {heading_of(name)}", "std"):
         table.add_column(heading, justify="right")
     for group, values in sorted(groups.items(), key=lambda g: sign * statistics.mean(g[1])):
         point = json.loads(group)
@@ -137,7 +139,7 @@ def seed_table(study: optuna.Study) -> Table:
         table.add_row(
             *(shown(point.get(key, "")) for key in keys),
             str(len(values)),
-            f"{statistics.mean(values):.4g}",
+            metric_shown(name, statistics.mean(values)),
             f"{spread:.2g}",
         )
     return table

@@ -40,6 +40,7 @@ from sweep.study.samplers import new_pruner, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.storage import absolute_url, open_storage
+from sweep.trial.metrics import metric_named
 from sweep.trial.record import RECORD_NAME
 from sweep.view.picture import onlooking
 from sweep.view.summary import save_results, show_study
@@ -127,7 +128,7 @@ def sweep(
     check_identity(study, identity_of(config, space), force)
     metrics = OmegaConf.select(config, "objective.metrics")
     if metrics is not None and len(metrics) == len(study.directions):
-        study.set_metric_names(list(metrics))
+        _name_values(study, metrics)
     plan = Plan(
         n_trials=int(min(n_trials, space.size())),
         directory=str(directory),
@@ -288,6 +289,15 @@ def _class_name(node: DictConfig) -> str:
 
 def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
+
+
+def _name_values(study: optuna.Study, metrics: Sequence[str]) -> None:
+    """Calls the study's values by their metrics; says so where it looks for the worst of one."""
+    for name, direction in zip(metrics, study.directions, strict=True):
+        metric, sought = metric_named(name), direction.name.lower()
+        if metric is not None and metric.direction not in (None, sought):
+            log.warning("objective.direction=%s, but %s %s is better", sought, metric.better, name)
+    study.set_metric_names(list(metrics))
 
 
 def _directions(direction: Any) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from sweep.trial.active import ActiveTrial, active_trial
-from sweep.trial.metrics_file import METRICS_NAME
+from sweep.trial.metrics import METRICS_NAME
 
 TRUSTED = "tests.sweep.faults.*"
 METRICS_OF_ANOTHER = "step,valid_l1\n0,0.5\n"
