@@ -13,12 +13,14 @@ from hydra.core.utils import env_override
 from sweep import application
 from sweep.console import exit_code_of
 from sweep.devices import started_by_torchrun
+from sweep.passwords import take_passwords
 from sweep.resolvers import register_resolvers
 from sweep.trust import trusted_targets
 
 
 def main() -> int:
     register_resolvers()
+    sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         hydra_main = hydra.main(

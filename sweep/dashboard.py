@@ -8,6 +8,7 @@ import sys
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import exit_code_of
+from sweep.passwords import without_password
 from sweep.study.plan import DEFAULT_STORAGE
 
 
@@ -24,7 +25,10 @@ def serve(storage_url: str, host: str, port: int) -> None:
     existing_sqlite_file(storage_url)
     storage = open_storage(absolute_url(storage_url))
     _check_port(host, port)
-    print(f"Dashboard of {storage_url}: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
+    print(
+        f"Dashboard of {without_password(storage_url)}: http://{host}:{port}/  (Ctrl-C ends it)",
+        flush=True,
+    )
     run_server(storage, host=host, port=port)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from typing import Any
 from slicewise.errors import SlicewiseError
 from sweep import application
 from sweep.console import exit_code_of
-from sweep.trial.record import RECORD_NAME, TrialRecord
+from sweep.overrides import override_text
+from sweep.trial.record import RECORD_NAME, TrialRecord, record_files
 
 IDENTICAL = 0
 DIFFERENT = 3
@@ -82,14 +84,26 @@ def find_trial(directory: Path) -> Path:
     """
     if (directory / RECORD_NAME).is_file():
         return directory
-    records = [(TrialRecord.read(p.parent), p.parent) for p in directory.glob(f"*/{RECORD_NAME}")]
+    records = [(TrialRecord.read(path.parent), path.parent) for path in record_files(directory)]
     complete = [(record, place) for record, place in records if record.state == "COMPLETE"]
     if not complete:
         raise SlicewiseError(
             f"{directory} is neither a finished trial (it has no {RECORD_NAME}) nor a study with "
             "one\nA trial's directory is multirun/<study>/<number>"
         )
-    return min(complete, key=lambda item: item[0].valid_l1 or float("inf"))[1]
+    sign = -1.0 if _is_maximized(complete[0][1]) else 1.0
+    return min(complete, key=lambda item: sign * (item[0].values or [math.inf])[0])[1]
+
+
+def _is_maximized(trial: Path) -> bool:
+    """Whether the study of a trial looks for the largest (first) value of its objective."""
+    from omegaconf import OmegaConf
+
+    _, config = _saved(trial)
+    both = OmegaConf.merge(config, OmegaConf.load(trial / ".hydra" / "hydra.yaml"))
+    direction = OmegaConf.select(both, "hydra.sweeper.direction")
+    first = direction[0] if OmegaConf.is_list(direction) else direction
+    return str(getattr(first, "name", first)) == "maximize"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -146,7 +160,11 @@ def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
     with initialize_config_dir(str(application.config_directory()), job_name="sweep"):
         config = compose(
             application.CONFIG_NAME,
-            [*overrides, f"hydra.run.dir={target.absolute()}"],
+            [
+                *overrides,
+                *_searched(trial),
+                f"hydra.run.dir={override_text(str(target.absolute()))}",
+            ],
             return_hydra_config=True,
         )
         with open_dict(config):
@@ -180,6 +198,33 @@ def _saved(trial: Path) -> tuple[list[str], Any]:
         return [str(item) for item in overrides], OmegaConf.load(metadata / "config.yaml")
     except (OSError, YAMLError) as error:
         raise SlicewiseError(f"{trial} cannot be repeated: {error}") from error
+
+
+def _searched(trial: Path) -> list[str]:
+    """The override by which files of the user's own are found again: `--config-dir`, search paths.
+
+    Raises:
+        SlicewiseError: Their folder is gone.
+    """
+    from omegaconf import OmegaConf
+
+    saved = trial / ".hydra" / "hydra.yaml"
+    if not saved.is_file():
+        return []
+    sources = OmegaConf.select(OmegaConf.load(saved), "hydra.runtime.config_sources") or []
+    own = [
+        str(source.path)
+        for source in sources
+        if source.schema == "file" and source.provider not in ("main", "hydra")
+    ]
+    gone = [path for path in own if not Path(path).is_dir()]
+    if gone:
+        raise SlicewiseError(
+            f"{trial} cannot be repeated: its configuration was composed with files of {gone[0]}, "
+            "which is not there"
+        )
+    paths = ",".join(override_text(f"file://{path}") for path in own)
+    return [f"hydra.searchpath=[{paths}]"] if own else []
 
 
 def _new_directory(trial: Path) -> Path:

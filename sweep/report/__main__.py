@@ -39,7 +39,8 @@ def report(name: str, storage_url: str, output: Path | None, png: bool) -> None:
         SlicewiseError: There is no such storage or study, or the pictures cannot be drawn.
     """
     from sweep.report import write_pictures, write_report
-    from sweep.study.plan import find_study, study_folder
+    from sweep.study.places import study_folder
+    from sweep.study.plan import find_study
 
     study = find_study(name, storage_url)
     folder = output or study_folder(study)

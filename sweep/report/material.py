@@ -6,6 +6,7 @@ with what the storage knows of it.
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.study.attributes import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
+from sweep.study.attributes import ATTEMPTS, IDENTITY, REASON, WORKER
+from sweep.study.places import trial_folder
 from sweep.study.plan import Plan, read_plan
 from sweep.study.presence import Sign, read_signs
 from sweep.trial.metrics import METRICS_NAME, Metrics
@@ -145,6 +147,14 @@ class Material:
         return ordered + sorted(seen - set(ordered))
 
     @cached_property
+    def shared(self) -> dict[str, Any]:
+        """The part of the configuration that all trials share: what no trial was asked for."""
+        config: dict[str, Any] = copy.deepcopy(self.identity.get("config", {}))
+        for key in {*self.identity.get("space", {}), *self.keys}:
+            _remove(config, key.lstrip("+").partition("@")[0].replace("/", "."))
+        return config
+
+    @cached_property
     def students(self) -> list[TrialMaterial]:
         """Complete trials of which both loss and size are known: each a student one could take."""
         return [
@@ -169,7 +179,7 @@ def read_material(study: optuna.Study, directory: Path, storage_url: str | None)
     """Reads a study, and the files of its trials."""
     front = _front(study)
     trials = [
-        _read_trial(trial, directory, trial.number in front)
+        _read_trial(trial, trial_folder(study, trial, directory), trial.number in front)
         for trial in study.get_trials(deepcopy=False)
     ]
     by_number = {trial.number: trial for trial in trials}
@@ -191,6 +201,17 @@ def _size_and_loss(student: TrialMaterial) -> tuple[int, float]:
     return student.metrics.student_parameters or 0, student.metrics.valid_l1 or 0.0
 
 
+def _remove(tree: Any, key: str) -> None:
+    """Removes a dotted key; of a group that was chosen, all that the choice brought."""
+    first, _, rest = key.partition(".")
+    if not isinstance(tree, dict) or first not in tree:
+        return
+    if rest:
+        _remove(tree[first], rest)
+    else:
+        del tree[first]
+
+
 def _front(study: optuna.Study) -> set[int]:
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return set()
@@ -199,8 +220,7 @@ def _front(study: optuna.Study) -> set[int]:
     return {ranked(study)[0].number}
 
 
-def _read_trial(trial: FrozenTrial, folder: Path, on_front: bool) -> TrialMaterial:
-    directory = Path(trial.user_attrs.get(DIRECTORY, folder / str(trial.number)))
+def _read_trial(trial: FrozenTrial, directory: Path, on_front: bool) -> TrialMaterial:
     curve: Curve = sorted(trial.intermediate_values.items())
     return TrialMaterial(
         trial, directory, _read_record(directory), curve or _read_curve(directory), on_front

@@ -6,7 +6,6 @@ A new section is a row of `SECTIONS`, at the end, and a template in `templates/s
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from optuna.trial import TrialState
 
 from sweep.report.material import Material, TrialMaterial
 from sweep.report.table import Cell, Table, metric_cell, trial_link, trial_table
+from sweep.study.places import rerun_command
 from sweep.study.plan import command_of
 from sweep.trial.record import RECORD_NAME
 from sweep.view.words import in_words, shown
@@ -75,7 +75,7 @@ class Links:
 
 
 def _question(material: Material) -> Values:
-    config = material.identity.get("config", {})
+    config = material.shared
     goals = [
         f"{direction.name.lower()} {name}"
         for name, direction in zip(material.objectives, material.directions, strict=True)
@@ -98,7 +98,7 @@ def _question(material: Material) -> Values:
 
 
 def _teacher(material: Material) -> str:
-    config = material.identity.get("config", {}).get("teacher", {})
+    config = material.shared.get("teacher", {})
     source = next((t.record["teacher"] for t in material.trials if t.record.get("teacher")), None)
     size = next(filter(None, (t.metrics.teacher_parameters for t in material.trials)), None)
     said = [str(source)] if source else []
@@ -245,7 +245,7 @@ def _commands(material: Material) -> Values:
     name, url = material.name, material.storage_url
     rerun = None
     if material.best is not None:
-        rerun = os.path.relpath(material.best.directory, _working_directory(material))
+        rerun = rerun_command(material.best.directory, _working_directory(material))
     return {
         "again": material.plan.command,
         "rerun": rerun,

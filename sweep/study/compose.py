@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
@@ -76,3 +78,15 @@ class TrialComposer:
             fixed.lstrip("+").startswith(f"{key}.") or key.startswith(f"{fixed.lstrip('+')}.")
             for fixed in self._space.fixed
         )
+
+
+def output_directory(config: DictConfig) -> Path:
+    """Where `run_job` will put the job's output, found as it does."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    hydra_config.set_config(config)
+    try:
+        directory = str(OmegaConf.select(config, "hydra.sweep.dir"))
+        return Path(directory, str(OmegaConf.select(config, "hydra.sweep.subdir"))).absolute()
+    finally:
+        hydra_config.cfg = before

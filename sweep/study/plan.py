@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import optuna
 
-from sweep.study.attributes import DIRECTORY, PLAN
+from sweep.passwords import without_password
+from sweep.study.attributes import PLAN
 from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import absolute_url, existing_sqlite_file, open_storage
 
@@ -31,6 +31,7 @@ class Plan:
         sampler: Name of Optuna's sampler.
         pruner: Name of Optuna's pruner.
         heartbeat: Seconds between two signs of life of its workers; None: unknown.
+        beside_storage: The study's folder as seen from its SQLite file; None: it is elsewhere.
     """
 
     n_trials: int | None = None
@@ -39,10 +40,11 @@ class Plan:
     sampler: str | None = None
     pruner: str | None = None
     heartbeat: float | None = None
+    beside_storage: str | None = None
 
     def __post_init__(self) -> None:
         if self.command is not None:
-            self.command = _without_passwords(self.command)
+            self.command = without_password(self.command)
 
 
 def write_plan(study: optuna.Study, plan: Plan) -> None:
@@ -56,17 +58,6 @@ def read_plan(study: optuna.Study) -> Plan:
     known = {field.name for field in fields(Plan)}
     stored = study.user_attrs.get(PLAN, {})
     return Plan(**{key: value for key, value in stored.items() if key in known})
-
-
-def study_folder(study: optuna.Study) -> Path:
-    """Where the study's trials lie, as far as it knows."""
-    plan = read_plan(study)
-    if plan.directory is not None:
-        return Path(plan.directory)
-    for trial in study.get_trials(deepcopy=False):
-        if DIRECTORY in trial.user_attrs:
-            return Path(trial.user_attrs[DIRECTORY]).parent
-    return Path("multirun", study.study_name).absolute()
 
 
 def find_study(name: str, storage_url: str) -> optuna.Study:
@@ -89,9 +80,4 @@ def command_of(module: str, study_name: str | None, storage_url: str) -> str:
     """The command line of one of this program's modules, for a study or for all."""
     study = [] if study_name is None else [study_name]
     storage = [] if storage_url == DEFAULT_STORAGE else ["--storage", storage_url]
-    return _without_passwords(shlex.join(["python", "-m", module, *study, *storage]))
-
-
-def _without_passwords(text: str) -> str:
-    """A command that can be shown to others."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    return without_password(shlex.join(["python", "-m", module, *study, *storage]))

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from optuna.storages._grpc import client
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from slicewise.errors import ArgumentError
+from sweep.passwords import take_password, without_password
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ def open_storage(url: str | None, wait: bool = False) -> BaseStorage:
     """
     if url is None:
         return InMemoryStorage()
+    url = take_password(url)
     opener = _open_proxy if url.startswith("grpc://") else _open_database
     try:
         return patiently(lambda: opener(url)) if wait else opener(url)
@@ -84,7 +85,7 @@ def open_storage(url: str | None, wait: bool = False) -> BaseStorage:
         grpc = opener is _open_proxy
         raise ArgumentError(
             "hydra.sweeper.storage",
-            _without_password(url),
+            without_password(url),
             "a storage whose driver is installed",
             f"{error}\n"
             + (
@@ -101,7 +102,7 @@ def open_storage(url: str | None, wait: bool = False) -> BaseStorage:
     ) as error:
         raise ArgumentError(
             "hydra.sweeper.storage",
-            _without_password(url),
+            without_password(url),
             "sqlite:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT, "
             "of a server that answers",
             _why_it_did_not_open(error),
@@ -151,15 +152,18 @@ def _why_it_did_not_open(error: Exception) -> str:
     if isinstance(error, ValueError):
         # Its text may show a piece of the password.
         return "the port is not a number; in a password, write / : @ ? # % as %2F %3A %40 %3F ..."
-    return str(error.__cause__ or error).splitlines()[0]
+    said = str(error.__cause__ or error).splitlines()[0]
+    if "no password supplied" in str(error):
+        said += "\nIts password: in PGPASSWORD, or in ~/.pgpass"
+    return said
 
 
 @contextlib.contextmanager
 def locked(storage: BaseStorage, study_name: str, directory: Path) -> Iterator[None]:
     """Holds the study: whoever decides which trial runs next does it alone.
 
-    The operating system or the server frees the lock when its holder dies. PostgreSQL and MySQL
-    keep it themselves, for any number of machines; a SQLite file has it beside it. Other storages
+    The operating system or the server frees the lock when its holder dies. PostgreSQL
+    keeps it itself, for any number of machines; a SQLite file has it beside it. Other storages
     (the gRPC proxy) have it in `directory`, which all machines must then share.
     """
     engine = _engine(storage)
@@ -184,7 +188,6 @@ _SERVER_LOCKS = {
         "SELECT pg_advisory_lock(:key)",
         "SELECT pg_advisory_unlock(:key)",
     ),
-    "mysql": ([], "SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
 }
 
 
@@ -279,6 +282,14 @@ for _name in _UNDER_THE_CACHE:
     setattr(_PatientStorage, _name, _patient_method(RDBStorage, _name))
 
 
+def sqlite_file(storage: BaseStorage) -> Path | None:
+    """The file of a SQLite storage; None for any other."""
+    engine = _engine(storage)
+    if engine is None or engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    return Path(engine.url.database)
+
+
 def _engine_arguments(url: str) -> dict[str, Any]:
     if not url.startswith("sqlite:"):
         parsed = sqlalchemy.make_url(url)
@@ -328,10 +339,3 @@ def _first_line(error: BaseException) -> str:
     if type(cause).__module__.startswith("grpc."):
         return f"gRPC: {_grpc_status(cause)}"
     return (str(cause).splitlines() or [type(cause).__name__])[0]
-
-
-def _without_password(url: str) -> str:
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return re.sub("//.*@", "//***@", url)

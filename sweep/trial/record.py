@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,16 @@ def recorded_outcome(directory: Path, active: ActiveTrial) -> Outcome | None:
     log.info("Finished already: %s", directory)
     active.attributes |= record.attributes()
     return record.outcome()
+
+
+def record_files(folder: Path) -> Iterator[Path]:
+    """The records of all trials below a study's folder, wherever `hydra.sweep.subdir` puts them."""
+    for path in sorted(folder.rglob(RECORD_NAME)):
+        # Repetitions lie in their trial's folder.
+        if not any(above != folder and (above / RECORD_NAME).is_file() for above in _above(path)):
+            yield path
+
+
+def _above(path: Path) -> Iterator[Path]:
+    """The folders above that of a file."""
+    yield from path.parent.parents

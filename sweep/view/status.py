@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.study.attributes import DIRECTORY, FINISHED, WORKER
+from sweep.study.attributes import FINISHED, WORKER
+from sweep.study.places import trial_folder
 from sweep.study.plan import read_plan
 from sweep.study.presence import Census, Sign, process_is_gone, read_signs
 from sweep.trial.pulse import Pulse, read_pulse
@@ -116,7 +116,7 @@ class Onlooker:
             label = str(_place(name)[1])
             if len(hosts) > 1:
                 label += f" {signs[name].hostname}"
-            directory = Path(trial.user_attrs.get(DIRECTORY, "")) if trial else None
+            directory = trial_folder(self._study, trial) if trial else None
             pulse = read_pulse(directory) if directory else None
             statuses.append(WorkerStatus(label, trial, pulse))
         return statuses

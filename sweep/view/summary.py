@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from slicewise.atomic import write_atomically
-from sweep.study.attributes import DIRECTORY, FINISHED, REASON
-from sweep.trial.metrics import Metrics, heading_of, seen_in
+from sweep.study.attributes import FINISHED, REASON
+from sweep.study.places import rerun_command, trial_folder
+from sweep.trial.metrics import METRICS, Metrics, heading_of, seen_in
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
 RESULTS_NAME = "optimization_results.yaml"
@@ -35,7 +36,9 @@ def save_results(study: optuna.Study, directory: Path) -> None:
     best = study.best_trials if _complete(study) else []
     results: dict[str, Any]
     if len(study.directions) > 1:
-        solutions = [{"params": t.params, "values": t.values} for t in best]
+        solutions = [
+            {"params": t.params, "values": t.values, **_found(study, t, directory)} for t in best
+        ]
         results = {"name": "optuna", "solutions": solutions}
     else:
         trial = ranked(study)[0] if best else None
@@ -43,9 +46,20 @@ def save_results(study: optuna.Study, directory: Path) -> None:
             "name": "optuna",
             "best_params": trial.params if trial else {},
             "best_value": trial.value if trial else None,
+            **(_found(study, trial, directory) if trial else {}),
         }
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / RESULTS_NAME, OmegaConf.to_yaml(OmegaConf.create(results)))
+
+
+def _found(study: optuna.Study, trial: FrozenTrial, directory: Path) -> dict[str, Any]:
+    """Which trial it is, where it lies, and what else it measured."""
+    names = {metric.name for metric in METRICS}
+    return {
+        "trial": trial.number,
+        "directory": os.path.relpath(trial_folder(study, trial, directory), directory),
+        "metrics": {k: v for k, v in sorted(trial.user_attrs.items()) if k in names},
+    }
 
 
 def show_study(study: optuna.Study, directory: Path, console: Console | None = None) -> None:
@@ -64,10 +78,9 @@ def show_study(study: optuna.Study, directory: Path, console: Console | None = N
         console.print(f"Failed ({listed(numbers)}): {reason}", markup=False, soft_wrap=True)
     if _complete(study):
         best = ranked(study)[0]
-        place = best.user_attrs.get(DIRECTORY, str(directory / str(best.number)))
-        place = os.path.relpath(place)
-        console.print(f"Best student: {place}", soft_wrap=True)
-        console.print(f"Run it again: python -m sweep.rerun {place}", soft_wrap=True)
+        place = trial_folder(study, best, directory)
+        console.print(f"Best student: {os.path.relpath(place)}", soft_wrap=True, markup=False)
+        console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
         console.print("All studies:  python -m sweep.dashboard", soft_wrap=True)
     report = directory / REPORT_NAME
     if report.is_file():

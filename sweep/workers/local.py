@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import (
     JobReturn,
@@ -44,10 +43,11 @@ from hydra.core.utils import (
     setup_globals,
 )
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.devices import cpu_count, visible_gpus
+from sweep.study.compose import output_directory
 
 if TYPE_CHECKING:
     from hydra_plugins.slicewise_hydra.local import LocalLauncher
@@ -333,7 +333,7 @@ class _Jobs:
         with open_dict(config):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
-        directory = _output_directory(config)
+        directory = output_directory(config)
         content = _Payload(Singleton.get_state(), context, self._launcher.task_function, config)
         try:
             payload = cloudpickle.dumps(content)
@@ -460,18 +460,6 @@ def _end_of(process: SpawnProcess) -> int:
     except (AttributeError, OSError):
         # The next best: processes that it has forked hold it back until they have ended too.
         return process.sentinel
-
-
-def _output_directory(config: DictConfig) -> Path:
-    """Where `run_job` will put the job's output, found as it does."""
-    hydra_config = HydraConfig.instance()
-    before = hydra_config.cfg
-    hydra_config.set_config(config)
-    try:
-        directory = str(OmegaConf.select(config, "hydra.sweep.dir"))
-        return Path(directory, str(OmegaConf.select(config, "hydra.sweep.subdir"))).absolute()
-    finally:
-        hydra_config.cfg = before
 
 
 def _gave_up(job: _Job, death: str) -> SlicewiseError:

@@ -22,7 +22,7 @@ import optuna
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
@@ -30,10 +30,12 @@ from sweep.command_line import command_of_study
 from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
 from sweep.overrides import override_text
+from sweep.passwords import take_password, take_passwords
 from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
 from sweep.study.attributes import REASON
 from sweep.study.identity import check_identity, identity_of
+from sweep.study.places import beside_storage
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
 from sweep.study.samplers import new_pruner, new_sampler
@@ -41,7 +43,7 @@ from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optu
 from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.storage import absolute_url, open_storage
 from sweep.trial.metrics import metric_named
-from sweep.trial.record import RECORD_NAME
+from sweep.trial.record import record_files
 from sweep.view.picture import onlooking
 from sweep.view.summary import save_results, show_study
 from sweep.workers.worker import Worker
@@ -112,7 +114,7 @@ def sweep(
         config.study = study_name
     directory = Path(config.hydra.sweep.dir).absolute()
     name = study_name or directory.name
-    url = absolute_url(storage)
+    url = absolute_url(_without_secrets(config, storage))
     budget = Budget(
         _at_least("n_trials", n_trials, 1),
         _rate(max_failure_rate),
@@ -136,6 +138,7 @@ def sweep(
         sampler=_class_name(sampler),
         pruner=_class_name(pruner),
         heartbeat=heartbeat,
+        beside_storage=beside_storage(study, directory),
     )
     write_plan(study, plan)
     shared = SharedStudy(study, opened, directory, space, budget, config)
@@ -172,7 +175,7 @@ def sweep(
         )
         _launch(worker, workers, study, config, hydra_context, arguments)
     save_results(study, directory)
-    _write_report(study, directory, storage)
+    _write_report(study, directory, url)
     show_study(study, directory)
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     if shared.rest() is Rest.FAILURES:
@@ -232,6 +235,17 @@ def _launch(
         raise SlicewiseError("\n".join(filter(None, mistakes)))
     if interrupted:
         raise Interrupted(f"Stopped. To resume: {command_of_study(study.study_name)}")
+
+
+def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
+    """The URL without its password, here and in what every job saves of Hydra's configuration."""
+    if storage is None:
+        return None
+    url = take_password(storage)
+    with open_dict(config):
+        config.hydra.sweeper.storage = url
+        config.hydra.overrides.hydra = take_passwords(list(config.hydra.overrides.hydra))
+    return url
 
 
 def _write_report(study: optuna.Study, directory: Path, storage: str | None) -> None:
@@ -358,7 +372,7 @@ def _rate(value: float) -> float:
 
 def _check_folder(study: optuna.Study, directory: Path) -> None:
     """A new study must not mix its trials with those of one that has been forgotten."""
-    if not study.get_trials(deepcopy=False) and any(directory.glob(f"*/{RECORD_NAME}")):
+    if not study.get_trials(deepcopy=False) and any(record_files(directory)):
         raise SlicewiseError(
             f"{directory} holds trials of another study of this name, which the storage does not "
             "know: choose another study=NAME, or remove the folder"

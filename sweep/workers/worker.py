@@ -32,7 +32,8 @@ from slicewise.errors import SlicewiseError
 from sweep.console import message_of
 from sweep.devices import started_by_torchrun
 from sweep.signals import stop_on_signals
-from sweep.study.compose import TrialComposer
+from sweep.study.attributes import DIRECTORY
+from sweep.study.compose import TrialComposer, output_directory
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign
 from sweep.study.samplers import LearningStudy
 from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
@@ -185,6 +186,9 @@ class Worker:
         with open_dict(config):
             config.hydra.job.id = str(trial.number)
             config.hydra.job.num = trial.number
+        directory = output_directory(config)
+        if str(directory) != trial.user_attrs.get(DIRECTORY):
+            trial.set_user_attr(DIRECTORY, str(directory))
         with activated(active), _own_logging_after(self.hydra_context):
             try:
                 job: JobReturn = run_job(
