@@ -22,7 +22,7 @@ import optuna
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
@@ -242,7 +242,7 @@ def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
     if storage is None:
         return None
     url = take_password(storage)
-    with open_dict(config):
+    with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweeper.storage = url
         config.hydra.overrides.hydra = take_passwords(list(config.hydra.overrides.hydra))
     return url
