@@ -65,13 +65,14 @@ def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -
     known = study.user_attrs.get(IDENTITY)
     # A study without trials is about nothing yet: a mistake in its first command can be mended.
     has_trials = bool(study.get_trials(deepcopy=False))
-    if known is not None and known != identity and has_trials and not force:
-        before, now = _flat(known), _flat(identity)
-        differences = [
-            f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
+    before, now = _flat(known or identity), _flat(identity)
+    # A key that a release has added is null where it changes nothing.
+    differences = [
+        f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if differences and has_trials and not force:
         raise SlicewiseError(
             f"study={study.study_name} exists and is about something else:\n"
             + "\n".join(differences)

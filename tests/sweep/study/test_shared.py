@@ -295,8 +295,13 @@ def test_who_dies_holding_the_lock_does_not_keep_it(tmp_path: Path) -> None:
 
 def test_another_identity_is_refused_with_the_difference() -> None:
     study = optuna.create_study()
+    check_identity(study, {"config": {"seed": 2}}, force=False)
+    # A study without trials is about nothing yet.
     check_identity(study, {"config": {"seed": 0, "data": {"batch_size": 4}}}, force=False)
+    study.ask()
     check_identity(study, {"config": {"data": {"batch_size": 4}, "seed": 0}}, force=False)
+    added = {"config": {"data": {"batch_size": 4, "mask": None}, "seed": 0}}
+    check_identity(study, added, force=False)
     with pytest.raises(SlicewiseError) as refused:
         check_identity(study, {"config": {"seed": 0, "data": {"batch_size": 8}}}, force=False)
     assert "config.data.batch_size: was 4, now 8" in str(refused.value)
