@@ -242,9 +242,11 @@ def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
     if storage is None:
         return None
     url = take_password(storage)
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.sweeper.storage = url
-        config.hydra.overrides.hydra = take_passwords(list(config.hydra.overrides.hydra))
+    if url != storage:
+        given: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.sweeper.storage = url
+            config.hydra.overrides.hydra = take_passwords(given)
     return url
 
 
