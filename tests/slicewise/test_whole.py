@@ -21,6 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from slicewise.attention import MASKED
 from slicewise.cost import count_parameters
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.teacher import TeacherSlice, load_slice, minilm, random_bert
@@ -274,7 +275,7 @@ def test_mask_of_full_rows_is_none() -> None:
     mask = additive_mask(torch.tensor([[True, True], [True, False]]))
     assert mask is not None
     assert mask.shape == (2, 1, 1, 2)
-    assert mask.flatten().tolist() == [0, 0, 0, torch.finfo(torch.float32).min]
+    assert mask.flatten().tolist() == [0, 0, 0, MASKED]
 
 
 # Pooling

@@ -147,4 +147,4 @@ def test_a_password_is_not_shown(folder: Path) -> None:
     from sweep.study.plan import Plan
 
     plan = Plan(command="python -m sweep hydra.sweeper.storage=postgresql://me:secret@db/x")
-    assert plan.command == "python -m sweep hydra.sweeper.storage=postgresql://me:***@db/x"
+    assert plan.command == "python -m sweep hydra.sweeper.storage=postgresql://me@db/x"
