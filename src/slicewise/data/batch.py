@@ -41,15 +41,16 @@ class Batch(NamedTuple):
 
     Attributes:
         hidden_states: (B, T, H), float32.
-        attention_mask: Additive, (B, 1, 1, T): 0 where a token counts, a large negative number
+        attention_mask: Additive, (B, 1, 1, T): 0 where a token counts, `slicewise.attention.MASKED`
             where it is padding; None where every token counts.
         origin: Which batch it is, where it can be made again: what may be kept of it goes by
             this name. None: nothing is kept.
 
     Example:
         >>> import torch
+        >>> from slicewise.attention import MASKED
         >>> from slicewise.data.batch import Batch
-        >>> mask_B11T = torch.tensor([0.0, 0.0, -1e9]).view(1, 1, 1, 3)
+        >>> mask_B11T = torch.tensor([0.0, 0.0, MASKED]).view(1, 1, 1, 3)
         >>> Batch(torch.zeros(1, 3, 8), mask_B11T).real_tokens()
         tensor([[ True,  True, False]])
     """

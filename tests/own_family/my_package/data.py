@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from pytorch_lightning import LightningDataModule
 
+from slicewise.attention import MASKED
 from slicewise.data.batch import Batch, BatchIndex, batch_seed
 from slicewise.data.hidden_states import HiddenStatesDataModule
 
@@ -38,7 +39,7 @@ class Uniform(HiddenStatesDataModule):
         generator = torch.Generator(device).manual_seed(batch_seed(self.seed, *index))
         x_BTH = self.high * torch.rand(self.size, generator=generator, device=device)
         mask_B11T = torch.zeros(self.batch_size, 1, 1, self.seq_length, device=device)
-        mask_B11T[::2, ..., -1] = torch.finfo(torch.float32).min
+        mask_B11T[::2, ..., -1] = MASKED
         return Batch(x_BTH, mask_B11T, index)
 
     def digest(self) -> str:
