@@ -40,6 +40,15 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE)
     return result
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended may wait long for its parent to notice."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 class Program:
     """`python -m sweep -m study=s experiment=tiny ...` in a folder, as often as it takes.
 

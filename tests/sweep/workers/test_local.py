@@ -31,6 +31,7 @@ from omegaconf import DictConfig
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.devices import cpu_count
 from sweep.workers.local import slot_environments
+from tests.sweep.processes import eventually, is_alive
 
 APP = Path(__file__).with_name("local_app.py")
 
@@ -114,24 +115,6 @@ def attempt() -> int:
     with notes.open("a") as file:
         file.write("*")
     return notes.stat().st_size
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended may wait long for its parent to notice."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """What the condition returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return result
 
 
 def test_hydra_finds_it() -> None:
@@ -219,7 +202,7 @@ def test_what_a_dead_job_leaves_behind_is_ended(sweep: Sweep, tmp_path: Path) ->
 
     assert values(sweep(task)) == [7]
     child = int((tmp_path / "child").read_text())
-    eventually(lambda: not is_alive(child))
+    eventually(lambda: not is_alive(child), "the child's end", 30)
 
 
 def test_a_result_larger_than_a_pipe(sweep: Sweep) -> None:
@@ -411,7 +394,7 @@ def application(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]
 def pids_of(folder: Path, name: str = "job") -> list[int]:
     """The processes of both jobs, once they run."""
     notes = [folder / "sweep" / job / name for job in ("0", "1")]
-    eventually(lambda: all(note.exists() for note in notes))
+    eventually(lambda: all(note.exists() for note in notes), "both jobs")
     return [int(note.read_text()) for note in notes]
 
 
@@ -439,7 +422,7 @@ def test_stubborn_jobs_are_killed_after_the_grace_period(tmp_path: Path) -> None
         family = pids_of(tmp_path) + pids_of(tmp_path, "descendant")
         app.send_signal(signal.SIGINT)
         app.wait(10)
-    eventually(lambda: not any(map(is_alive, family)))
+    eventually(lambda: not any(map(is_alive, family)), "the end of all", 30)
 
 
 def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
@@ -453,7 +436,7 @@ def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
         assert all(map(is_alive, family))
         app.send_signal(signal.SIGINT)
         app.wait(10)
-    eventually(lambda: not any(map(is_alive, family)))
+    eventually(lambda: not any(map(is_alive, family)), "the end of all", 30)
 
 
 def test_interrupt_while_the_processes_start(tmp_path: Path) -> None:
@@ -472,7 +455,7 @@ def test_jobs_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     with application(tmp_path) as app:
         jobs = pids_of(tmp_path)
         app.kill()
-        eventually(lambda: not any(map(is_alive, jobs)), 10)
+        eventually(lambda: not any(map(is_alive, jobs)), "the end of both jobs", 10)
 
 
 @pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])
