@@ -1,14 +1,12 @@
 """What `hydra/launcher=local` does: one process for each job, some of them at a time.
 
-A process is started with its share of the machine in its environment, reads what it has to run
-from a file, and sends back a `JobReturn` through a pipe. One that is gone without is replaced.
-The thread that launches does all of it, and sleeps until one of them has something to say.
+A process is started with its share of the machine in its environment and sends back a `JobReturn`.
+One that has died without is replaced. The thread that launches supervises all of them, and sleeps
+until one sends something or ends.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import faulthandler
 import gc
 import io
@@ -17,16 +15,14 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.spawn import get_preparation_data, prepare
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +33,6 @@ from hydra.core.utils import (
     JobStatus,
     _take_job_return_handoff,
     configure_log,
-    env_override,
     filter_overrides,
     run_job,
     setup_globals,
@@ -46,6 +41,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.child import ChildProcess, let_interrupts_through
 from sweep.devices import cpu_count, visible_gpus
 from sweep.study.compose import output_directory
 
@@ -55,10 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OUTPUT_NAME = "output.log"
-# The first word of a job's process; the other one is its result.
+# The first message of a job's process; the other one is its result.
 _BEGUN = b""
-# From linux/prctl.h.
-_PR_SET_PDEATHSIG = 1
 
 
 def launch(
@@ -171,98 +165,42 @@ class _Job:
     deaths: int = 0
 
 
+@dataclass(eq=False)
 class _JobProcess:
     """A process that runs a job.
 
-    Args:
+    Attributes:
         job: What it runs.
         slot: Its share of the machine.
-        process: The process; has been started.
-        results: Where its result comes from.
-        payload: The file that it reads and removes.
-
-    Attributes:
-        message: The pickled result, once there is one.
+        process: The process.
+        result: The pickled result, once there is one.
     """
 
-    def __init__(
-        self, job: _Job, slot: int, process: SpawnProcess, results: Connection, payload: Path
-    ) -> None:
-        assert process.pid is not None
-        self.job = job
-        self.slot = slot
-        self._begun = False
-        self.message: bytes | None = None
-        self._process = process
-        self._results = results
-        self._payload = payload
-        self._ended = _end_of(process)
+    job: _Job
+    slot: int
+    process: ChildProcess
+    result: bytes | None = None
+    _begun: bool = False
 
-    def handles(self) -> list[Connection | int]:
-        """What becomes ready when there is news."""
-        return [self._ended] if self._results.closed else [self._ended, self._results]
-
-    def look(self, ready: Sequence[Any]) -> bool:
-        """Takes what has come; whether the process has ended."""
-        if self._results in ready:
-            self._receive()
-        if self._ended not in ready:
-            return False
-        while not self._results.closed and self._results.poll():
-            self._receive()
-        if self.message is None:
-            # Ranks and data workers that it has left behind would keep memory, and its GPU.
-            self._signal_group(signal.SIGKILL)
-        self._process.join()
-        self._results.close()
-        self._payload.unlink(missing_ok=True)
-        if self._ended != self._process.sentinel:
-            os.close(self._ended)
-        return True
-
-    def interrupt(self) -> None:
-        """Asks the job to end, as Ctrl-C does. What it has started is its own concern."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGINT)
-
-    def kill(self) -> None:
-        """Ends the process, and all that it has started."""
-        self._signal_group(signal.SIGKILL)
-        # It has no group of its own yet where it is still being set up.
-        self._process.kill()
+    def receive(self) -> bool:
+        """Takes what has arrived; whether the process has ended."""
+        messages, ended = self.process.receive()
+        for message in messages:
+            if message == _BEGUN:
+                self._begun = True
+            else:
+                self.result = message
+        if ended:
+            if self.result is None:
+                # Ranks and data workers that it has left behind would keep memory, and its GPU.
+                self.process.kill()
+            self.process.wait()
+        return ended
 
     def could_not_begin(self) -> bool:
         """Whether Python gave up, by itself, before it came to the job."""
-        code = self._process.exitcode
+        code = self.process.exit_code
         return not self._begun and code is not None and code >= 0
-
-    def death(self) -> str:
-        """How a process without a result ended: `SIGKILL`, `exit code 3`."""
-        code = self._process.exitcode
-        if code is None or code >= 0:
-            return f"exit code {code}"
-        try:
-            return signal.Signals(-code).name
-        except ValueError:
-            return f"signal {-code}"
-
-    @property
-    def _pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    def _receive(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            message = self._results.recv_bytes()
-            if message == _BEGUN:
-                self._begun = True
-                return
-            self.message = message
-        self._results.close()
-
-    def _signal_group(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, number)
 
 
 class _Jobs:
@@ -284,6 +222,9 @@ class _Jobs:
         self._environments = environments
         self._interrupts = interrupts
         self._free = list(range(len(environments)))
+        self._preparation = get_preparation_data("job")
+        # Refuses to be pickled, and a job has no use for it.
+        del self._preparation["authkey"]
         self._running: list[_JobProcess] = []
         self._returns: dict[int, JobReturn] = {}
 
@@ -298,8 +239,8 @@ class _Jobs:
             ended = self._wait(None)
             if self._interrupts.count:
                 raise KeyboardInterrupt
-            for process in ended:
-                self._conclude(process)
+            for running in ended:
+                self._conclude(running)
         return self._returns
 
     def stop(self) -> None:
@@ -307,24 +248,25 @@ class _Jobs:
         if not self._running:
             return
         grace = self._launcher.grace
-        running = _counted(len(self._running), "job")
-        log.warning("Stopping %s within %g s; Ctrl-C kills at once", running, grace)
+        jobs = _counted(len(self._running), "job")
+        log.warning("Stopping %s within %g s; Ctrl-C kills at once", jobs, grace)
         # The Ctrl-C that brought us here, if one did, is not yet the impatient one.
         patience = min(self._interrupts.count, 1)
         deadline = time.monotonic() + grace
         try:
-            for process in self._running:
-                process.interrupt()
+            for running in self._running:
+                running.process.interrupt()
             while self._running and self._interrupts.count <= patience:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
                 self._wait(left)
         finally:
-            for process in self._running:
-                process.kill()
-            while self._running:
-                self._wait(None)
+            for running in self._running:
+                running.process.kill()
+            for running in self._running:
+                running.process.wait()
+            self._running = []
 
     def _prepare(self, number: int, overrides: list[str]) -> _Job:
         """Composes a job's configuration and pickles what its process needs."""
@@ -347,52 +289,42 @@ class _Jobs:
     def _start(self, job: _Job, slot: int) -> None:
         # With one process the terminal is its own; several would write over each other.
         output = job.directory / OUTPUT_NAME if len(self._environments) > 1 else None
-        spawn = multiprocessing.get_context("spawn")
-        results, sender = spawn.Pipe(duplex=False)
-        # Through a file: to write to a process that dies before it reads can take forever.
-        descriptor, payload = tempfile.mkstemp(prefix=f"slicewise-job-{job.number}-")
-        with open(descriptor, "wb") as file:
-            file.write(job.payload)
-        process = spawn.Process(
-            target=_run_in_process, args=(payload, sender, output), name=f"job-{job.number}"
-        )
-        with env_override(self._environments[slot]), _interrupts_held_back():
-            process.start()
-        sender.close()
-        self._running.append(_JobProcess(job, slot, process, results, Path(payload)))
+        arguments = (self._preparation, job.payload, output)
+        process = ChildProcess(_run_in_process, arguments, self._environments[slot])
+        self._running.append(_JobProcess(job, slot, process))
 
     def _wait(self, seconds: float | None) -> list[_JobProcess]:
         """Waits for news, at most so long; returns the processes that have ended."""
-        handles = [handle for process in self._running for handle in process.handles()]
-        ready = wait([self._interrupts.handle, *handles], seconds)
-        if self._interrupts.handle in ready:
+        handles = [handle for running in self._running for handle in running.process.handles()]
+        if self._interrupts.handle in wait([self._interrupts.handle, *handles], seconds):
             self._interrupts.clear()
-        ended = [process for process in self._running if process.look(ready)]
-        self._running = [process for process in self._running if process not in ended]
+        ended = [running for running in self._running if running.receive()]
+        self._running = [running for running in self._running if running not in ended]
         return ended
 
     def _conclude(self, ended: _JobProcess) -> None:
         """Takes the result of a process that has ended, or replaces it."""
         job = ended.job
         limit = self._launcher.max_restarts
+        death = ended.process.death()
         if ended.could_not_begin():
             # Python has said why on the terminal, and would say it again.
             raise SlicewiseError(
-                f"the process of job #{job.number} could not be set up ({ended.death()}), for the "
+                f"the process of job #{job.number} could not be set up ({death}), for the "
                 "reason printed above; it imports the script, which must start its work only "
                 "if __name__ == '__main__'"
             )
-        if ended.message is None and job.deaths < limit:
+        if ended.result is None and job.deaths < limit:
             job.deaths += 1
             times = f"{job.deaths} of {limit} times"
-            log.warning("Job #%d died (%s), is started again, %s", job.number, ended.death(), times)
+            log.warning("Job #%d died (%s), is started again, %s", job.number, death, times)
             self._start(job, ended.slot)
             return
         self._free.append(ended.slot)
-        if ended.message is None:
-            self._returns[job.number] = _failed(job.overrides, _gave_up(job, ended.death()))
+        if ended.result is None:
+            self._returns[job.number] = _failed(job.overrides, _gave_up(job, death))
             return
-        result = cloudpickle.loads(ended.message)
+        result = cloudpickle.loads(ended.result)
         if isinstance(result, _Escaped):
             raise result.job._return_value
         self._returns[job.number] = result
@@ -434,32 +366,6 @@ class _Interrupts:
     def _notice(self, number: int, frame: Any) -> None:
         self.count += 1
         os.write(self._writer, b"!")
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Processes started in here get no Ctrl-C before they let it through.
-
-    Until a process has left our group, the terminal's Ctrl-C reaches it as well, and would end
-    it in the middle of its imports.
-    """
-    # Started together with the first process otherwise, and lets signals through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_of(process: SpawnProcess) -> int:
-    """A file descriptor that becomes ready when the process ends."""
-    assert process.pid is not None
-    try:
-        return os.pidfd_open(process.pid)
-    except (AttributeError, OSError):
-        # The next best: processes that it has forked hold it back until they have ended too.
-        return process.sentinel
 
 
 def _gave_up(job: _Job, death: str) -> SlicewiseError:
@@ -506,24 +412,20 @@ class _Escaped:
     job: JobReturn
 
 
-def _run_in_process(payload: str, results: Connection, output: Path | None) -> None:
+def _run_in_process(
+    pipe: Connection, preparation: dict[str, Any], payload: bytes, output: Path | None
+) -> None:
     """What the process of a job does: runs it, and sends what it returned."""
-    os.setpgid(0, 0)
-    _end_with_parent()
-    # Whatever the launching process does about Ctrl-C: its SIGINT is meant for the job.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    results.send_bytes(_BEGUN)
+    _import_application(preparation)
+    pipe.send(_BEGUN)
     result: JobReturn | _Escaped
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        let_interrupts_through()
         if output is not None:
             _redirect_output(output)
         # Shows where a job was that dies of a segmentation fault.
         faulthandler.enable()
-        with open(payload, "rb") as file:
-            os.remove(payload)
-            content = cloudpickle.load(file)
-        result = _run(content)
+        result = _run(cloudpickle.loads(payload))
     except BaseException as error:
         # Hydra has attached the job to it, which has it as its value: that pickles forever.
         _take_job_return_handoff(error)
@@ -533,9 +435,22 @@ def _run_in_process(payload: str, results: Connection, output: Path | None) -> N
             error.add_note("".join(traceback.format_exception(error)))
     # The job is over; an interrupt now could only cut its result in half.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    results.send_bytes(_dumped(result))
+    pipe.send(_dumped(result))
     # Python would look for garbage in all that torch has loaded before it ends: a second.
     gc.freeze()
+
+
+def _import_application(preparation: dict[str, Any]) -> None:
+    """Has this process find what the application defines, as in one of `multiprocessing`.
+
+    A script without a guard would launch its jobs here once more: `get_preparation_data` refuses.
+    """
+    process = multiprocessing.current_process()
+    process._inheriting = True  # type: ignore[attr-defined]
+    try:
+        prepare(preparation)
+    finally:
+        del process._inheriting  # type: ignore[attr-defined]
 
 
 def _run(payload: _Payload) -> JobReturn:
@@ -575,13 +490,3 @@ def _redirect_output(file: Path) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Lines of the two keep their order, and a killed job its last words.
         sys.stdout.reconfigure(line_buffering=True)
-
-
-def _end_with_parent() -> None:
-    """Has this process terminated when the thread that started it ends, killed or not."""
-    parent = multiprocessing.parent_process()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if parent is not None and os.getppid() != parent.pid:
-        # It ended before we could ask to be told.
-        os.kill(os.getpid(), signal.SIGTERM)
