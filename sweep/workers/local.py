@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.spawn import get_preparation_data, prepare
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 from hydra.core.singleton import Singleton
@@ -45,9 +45,6 @@ from sweep.child import ChildProcess, let_interrupts_through
 from sweep.devices import cpu_count, visible_gpus
 from sweep.study.compose import output_directory
 
-if TYPE_CHECKING:
-    from hydra_plugins.slicewise_hydra.local import LocalLauncher
-
 log = logging.getLogger(__name__)
 
 OUTPUT_NAME = "output.log"
@@ -55,8 +52,30 @@ OUTPUT_NAME = "output.log"
 _BEGUN = b""
 
 
+class LaunchSettings(Protocol):
+    """The launcher's settings, and what Hydra has given it; the plugin has them.
+
+    Attributes:
+        n_jobs: Processes at a time; None: one for each job, at most one for each CPU core.
+        max_restarts: How often a job is started again whose process died.
+        grace: Seconds that jobs get to end after Ctrl-C, before they are killed.
+        gpus_per_job: GPUs that each process sees; None: an equal share.
+        hydra_context: Composes the configuration of each job.
+        task_function: The application's.
+        config: The configuration of the sweep.
+    """
+
+    n_jobs: int | None
+    max_restarts: int
+    grace: float
+    gpus_per_job: int | None
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+
+
 def launch(
-    launcher: LocalLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    launcher: LaunchSettings, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> list[JobReturn]:
     """Runs jobs in processes of their own, and waits for all of them.
 
@@ -132,7 +151,7 @@ def slot_environments(slots: int, gpus_per_job: int | None) -> list[dict[str, st
     return environments
 
 
-def _number_of_slots(launcher: LocalLauncher, jobs: int) -> int:
+def _number_of_slots(launcher: LaunchSettings, jobs: int) -> int:
     """How many processes there are at a time; also checks the launcher's other numbers."""
     if launcher.n_jobs is not None and launcher.n_jobs < 1:
         raise ArgumentError("hydra.launcher.n_jobs", launcher.n_jobs, "at least 1, or null")
@@ -214,7 +233,7 @@ class _Jobs:
 
     def __init__(
         self,
-        launcher: LocalLauncher,
+        launcher: LaunchSettings,
         environments: list[dict[str, str]],
         interrupts: _Interrupts,
     ) -> None:
