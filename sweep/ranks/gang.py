@@ -9,21 +9,18 @@ writes the record, and ends all ranks as soon as one of them fails the others.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
-import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from multiprocessing import Pipe
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
+from sweep.child import ChildProcess
 from sweep.devices import cpu_count
-from sweep.ranks.messages import Answer, Meeting, Place, Question, Stop
+from sweep.ranks.messages import Answer, Place, Question, Stop
 from sweep.ranks.placement import Placement
+from sweep.ranks.rank import run_rank
 from sweep.ranks.verdict import in_step, verdict
 from sweep.trial.active import ActiveTrial
 from sweep.trial.outcome import End, Outcome, RankDied
@@ -34,7 +31,7 @@ from sweep.trial.task import Task
 log = logging.getLogger(__name__)
 
 # How soon a Ctrl-C reaches the ranks.
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 # After one rank has failed, how long another may take to fail the same way.
 _SECONDS_TO_FAIL_TOO = 5.0
 # Importing torch and Lightning, all ranks at the same time on a busy machine.
@@ -68,7 +65,7 @@ class Gang:
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.world_size = placement.world_size
-        self._ranks: list[_RankProcess] = []
+        self._ranks: list[ChildProcess] = []
 
     def run(self, task: Task, active: ActiveTrial) -> Share:
         """Has all ranks run a task, and waits for them.
@@ -80,7 +77,7 @@ class Gang:
         try:
             self.start()
             for rank in self._ranks:
-                rank.say(task)
+                rank.send(task)
             self._collect(shares, active)
             decided = verdict(shares, self.world_size)
         except BaseException:
@@ -91,7 +88,11 @@ class Gang:
         return decided
 
     def start(self) -> None:
-        """Starts the ranks, where they do not run yet."""
+        """Starts the ranks, where they do not run yet, and has them meet.
+
+        Raises:
+            RankDied: A rank is gone, or has not started in time.
+        """
         if self._ranks:
             return
         log.info("Starting %d ranks", self.world_size)
@@ -99,28 +100,33 @@ class Gang:
             place = Place(
                 number, self.world_size, self.placement.accelerator, self.placement.timeout
             )
-            self._ranks.append(_RankProcess(place))
+            self._ranks.append(ChildProcess(run_rank, (place,), _environment(place)))
         deadline = time.monotonic() + _SECONDS_TO_START
-        first, *others = self._ranks
-        meeting = self._first_message(first, deadline)
-        for rank in others:
-            rank.say(meeting)
-        for rank in others:
-            self._first_message(rank, deadline)
+        missing = set(range(self.world_size))
+        while missing:
+            if time.monotonic() > deadline:
+                raise RankDied(f"rank {min(missing)} did not start")
+            for number, meeting in self._receive():
+                missing.discard(number)
+                if number == 0:
+                    for rank in self._ranks[1:]:
+                        rank.send(meeting)
 
     def end(self) -> None:
-        """Ends all ranks, whatever they do."""
+        """Ends all ranks, whatever they do, with all that they have started."""
         for rank in self._ranks:
             rank.kill()
+        for rank in self._ranks:
+            rank.wait()
         self._ranks = []
 
     def leave(self) -> None:
         """Lets the ranks go, which have nothing to do."""
         for rank in self._ranks:
-            rank.line.close()
+            rank.close()
+        deadline = time.monotonic() + _SECONDS_TO_LEAVE
         for rank in self._ranks:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                rank.process.wait(_SECONDS_TO_LEAVE)
+            rank.wait(max(0.0, deadline - time.monotonic()))
         self.end()
 
     def _collect(self, shares: dict[int, Share], active: ActiveTrial) -> None:
@@ -128,114 +134,67 @@ class Gang:
         deadline = float("inf")
         told = False
         while len(shares) < self.world_size and time.monotonic() < deadline:
-            for rank in self._speaking(_LOOK_SECONDS):
-                try:
-                    message = rank.hear()
-                except RankDied:
-                    if any(share.outcome.end is End.CRASHED for share in shares.values()):
-                        # It died of what another has told us.
-                        return
-                    raise
-                if isinstance(message, logging.LogRecord):
-                    logging.getLogger(message.name).handle(message)
-                elif isinstance(message, Question):
-                    asked = time.monotonic()
-                    answer = getattr(active, message.method)(*message.arguments)
-                    # A storage that is away costs waiting, and no rank its share.
-                    deadline += time.monotonic() - asked
-                    rank.say(Answer(answer))
-                elif isinstance(message, Share):
-                    shares[rank.number] = message
-                    failed = message.outcome.end in (End.CRASHED, End.LOST)
-                    patience = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
-                    deadline = min(deadline, time.monotonic() + patience)
+            try:
+                for number, message in self._receive():
+                    if isinstance(message, Question):
+                        asked = time.monotonic()
+                        answer = getattr(active, message.method)(*message.arguments)
+                        # A storage that is away costs waiting, and no rank its share.
+                        deadline += time.monotonic() - asked
+                        self._ranks[number].send(Answer(answer))
+                    elif isinstance(message, Share):
+                        shares[number] = message
+                        failed = message.outcome.end in (End.CRASHED, End.LOST)
+                        patience = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
+                        deadline = min(deadline, time.monotonic() + patience)
+            except RankDied:
+                if any(share.outcome.end is End.CRASHED for share in shares.values()):
+                    # It died of what another has told us.
+                    return
+                raise
             if active.stop.is_set() and not told:
-                self._ranks[0].say(Stop())
+                self._ranks[0].send(Stop())
                 told = True
 
-    def _speaking(self, seconds: float) -> list[_RankProcess]:
-        """The ranks that have something to say; waits so long for the first."""
-        ready = wait([rank.line for rank in self._ranks], seconds)
-        return [rank for rank in self._ranks if rank.line in ready]
+    def _receive(self) -> Iterator[tuple[int, Any]]:
+        """What the ranks send, each with its number; waits a moment for the first message.
 
-    def _first_message(self, rank: _RankProcess, deadline: float) -> Meeting:
-        while True:
-            if not rank.line.poll(max(0.0, deadline - time.monotonic())):
-                raise RankDied(f"rank {rank.number} did not start")
-            message = rank.hear()
-            if isinstance(message, Meeting):
-                return message
-            logging.getLogger(message.name).handle(message)
+        Log records go to the log.
+
+        Raises:
+            RankDied: A rank has ended; whatever had been sent by then has been received.
+        """
+        wait([handle for rank in self._ranks for handle in rank.handles()], _POLL_SECONDS)
+        received = [rank.receive() for rank in self._ranks]
+        for number, (messages, _) in enumerate(received):
+            for message in messages:
+                if isinstance(message, logging.LogRecord):
+                    logging.getLogger(message.name).handle(message)
+                else:
+                    yield number, message
+        for number, (_, ended) in enumerate(received):
+            if ended:
+                # Data workers that it has left behind would keep memory, and its GPU.
+                self._ranks[number].kill()
+                self._ranks[number].wait()
+                raise RankDied(f"rank {number} died ({self._ranks[number].death()})")
 
 
-@dataclass
-class _RankProcess:
-    """One of the ranks, and the line to it."""
-
-    place: Place
-
-    def __post_init__(self) -> None:
-        self.line, theirs = Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "sweep.ranks.rank", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=self._environment(),
-                # The terminal's Ctrl-C is for us: a rank that died of it could not save.
-                process_group=0,
-            )
-        self.say(self.place)
-
-    @property
-    def number(self) -> int:
-        return self.place.rank
-
-    def say(self, message: Any) -> None:
-        """Raises RankDied where nobody listens."""
-        try:
-            self.line.send(message)
-        except OSError:
-            raise self._death() from None
-
-    def hear(self) -> Any:
-        """Raises RankDied where nobody speaks any more."""
-        try:
-            return self.line.recv()
-        except (EOFError, OSError):
-            raise self._death() from None
-
-    def kill(self) -> None:
-        self.line.close()
-        self.process.kill()
-        self.process.wait()
-
-    def _death(self) -> RankDied:
-        try:
-            code = self.process.wait(_SECONDS_TO_LEAVE)
-        except subprocess.TimeoutExpired:
-            return RankDied(f"rank {self.number} hung up")
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return RankDied(f"rank {self.number} died ({how})")
-
-    def _environment(self) -> dict[str, str]:
-        """As torchrun sets it, which Lightning recognises."""
-        place = self.place
-        shared = str(max(1, cpu_count() // place.world_size))
-        return {
-            "OMP_NUM_THREADS": shared,
-            **os.environ,
-            "RANK": str(place.rank),
-            "LOCAL_RANK": str(place.rank),
-            "GROUP_RANK": "0",
-            "WORLD_SIZE": str(place.world_size),
-            "LOCAL_WORLD_SIZE": str(place.world_size),
-            "TORCHELASTIC_RUN_ID": "slicewise",
-            "MASTER_ADDR": "127.0.0.1",
-            # For Lightning to see; the ranks meet where rank 0 says.
-            "MASTER_PORT": "0",
-            # What this program would find on its path, a rank must find too.
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
+def _environment(place: Place) -> dict[str, str]:
+    """What torchrun sets for a rank, which Lightning recognises."""
+    shared = str(max(1, cpu_count() // place.world_size))
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", shared),
+        "RANK": str(place.rank),
+        "LOCAL_RANK": str(place.rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_WORLD_SIZE": str(place.world_size),
+        "TORCHELASTIC_RUN_ID": "slicewise",
+        "MASTER_ADDR": "127.0.0.1",
+        # For Lightning to see; the ranks meet where rank 0 says.
+        "MASTER_PORT": "0",
+    }
 
 
 def _gang_for(placement: Placement) -> Gang:

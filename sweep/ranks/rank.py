@@ -1,6 +1,6 @@
 """One rank of a gang: a process that fits students together with others.
 
-Started by `sweep.ranks.gang` with an open line to it; under `torchrun` only `run_share` is of use.
+Started by `sweep.ranks.gang`; under `torchrun` only `run_share` is of use.
 It lives as long as the gang: what it loads or compiles for one trial, the next one finds.
 """
 
@@ -17,6 +17,7 @@ from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from typing import Any
 
+from sweep.child import let_interrupts_through
 from sweep.loading import no_garbage_collection
 from sweep.ranks.messages import Answer, Meeting, Place, Question, Stop
 from sweep.resolvers import register_resolvers
@@ -108,11 +109,13 @@ class _ToGang(QueueHandler):
         self._line.say(record)
 
 
-def main(line: _Line, place: Place) -> None:
-    """Runs tasks until the gang closes its line."""
-    # The gang decides what a signal means; the terminal's Ctrl-C comes to all.
+def run_rank(pipe: Connection, place: Place) -> None:
+    """Runs tasks until the gang closes its end of the pipe."""
+    # The gang decides what a signal means.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    let_interrupts_through()
+    line = _Line(pipe)
     rank = place.rank
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
@@ -190,9 +193,3 @@ def backend_of(accelerator: str) -> str:
 
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "nccl" if on_gpu else "gloo"
-
-
-if __name__ == "__main__":
-    _connection = Connection(int(sys.argv[1]))
-    _place = _connection.recv()
-    main(_Line(_connection), _place)

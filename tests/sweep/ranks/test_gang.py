@@ -61,7 +61,7 @@ def _study() -> optuna.Study:
 
 def _rank_pids() -> list[int]:
     assert gang._current is not None
-    return [rank.process.pid for rank in gang._current._ranks]
+    return [rank.pid for rank in gang._current._ranks]
 
 
 def test_one_step_is_the_single_process_step_on_the_joined_batch(
