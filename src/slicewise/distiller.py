@@ -23,6 +23,8 @@ from slicewise.teacher import TeacherSlice
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 Targets = Callable[[Batch], Tensor]
+# Of a prediction and its target, (B, T, H), over the tokens that count, (B, T); None: all.
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Distiller(LightningModule):
@@ -48,6 +50,8 @@ class Distiller(LightningModule):
         targets: Gives the teacher's output for a batch; by asking the teacher unless given.
         seed: Of the dropout: every step seeds it anew from this and the number of its batch, so
             that a fit that stopped and went on ends where one that never stopped does.
+        loss: What is learned by; validations and baselines are measured by L1 all the same, and
+            the training loss is logged as `train_l1`.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -84,6 +88,7 @@ class Distiller(LightningModule):
         scheduler: SchedulerFactory | None = None,
         targets: Targets | None = None,
         seed: int = 0,
+        loss: Loss = l1_loss,
     ) -> None:
         super().__init__()
         # In a tuple, where nn.Module does not look for submodules.
@@ -95,6 +100,7 @@ class Distiller(LightningModule):
         self.scheduler_factory = scheduler
         self.targets = targets or self._ask_teacher
         self.seed = seed
+        self.loss = loss
 
     @property
     def teacher(self) -> TeacherSlice:
@@ -150,7 +156,7 @@ class Distiller(LightningModule):
         target_BTH, real_BT = self.targets(batch), batch.real_tokens()
         self.baselines.update(target_BTH, real_BT)
         prediction_BTH = self(batch.hidden_states, batch.attention_mask)
-        loss = l1_loss(prediction_BTH, target_BTH, real_BT)
+        loss = self.loss(prediction_BTH, target_BTH, real_BT)
         self.log("train_l1", loss, prog_bar=True, batch_size=len(target_BTH))
         return loss
 

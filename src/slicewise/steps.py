@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from slicewise.cuda_graph import Captured, on_side_stream
-from slicewise.data.batch import BatchIndex, l1_loss
+from slicewise.data.batch import BatchIndex
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
@@ -110,7 +110,7 @@ class ManualDistiller(Distiller):
         self._recorded_settings = _settings(self._optimizer()) if with_optimizer else None
         teacher: Callable[..., Tensor] = self.teacher
         student: Callable[..., Tensor] = self.student
-        loss: Callable[..., Tensor] = l1_loss
+        loss: Callable[..., Tensor] = self.loss
         step: Callable[..., tuple[Tensor, ...]] = self._step
         if self.compiles:
             # Students of a sweep differ: each shape is compiled by itself.
