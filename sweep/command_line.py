@@ -8,7 +8,7 @@ import sys
 from sweep.overrides import override_text
 
 # What is said once, and not again.
-_ONCE = ("study", "+resume")
+_ONCE = ("study", "+resume", "++resume")
 
 
 def command_of_study(study_name: str) -> str:

@@ -5,11 +5,22 @@ A mistake of the user's is one message and no traceback; anything else is a bug 
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 
-from hydra.errors import CompactHydraException
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import (
+    CompactHydraException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import Container
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,6 +28,11 @@ from slicewise.errors import SlicewiseError
 
 MISTAKE = 1
 INTERRUPTED = 130
+_SEE_ALL = "See all of them: python -m sweep --cfg job"
+_GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
+_LEXER = "LexerNoViableAltException: "
+# Hydra's module that chooses options of groups.
+_HYDRAS_GROUPS = "hydra._internal.defaults_list"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,15 +59,43 @@ def message_of(error: BaseException) -> str | None:
     """The message of a user's mistake, or None where the error is a bug."""
     if isinstance(error, SlicewiseError):
         return str(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
     if isinstance(error, CompactHydraException):
-        unknown = _unknown_key(error)
-        if unknown is not None:
-            return unknown
-        cause = (
-            f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        )
-        return f"{error}{cause}"
+        return _unknown_key(error) or _misused_group(str(error)) or _with_cause(error)
+    if isinstance(error, ValueError):
+        return _no_option(error)
     return None
+
+
+def _with_cause(error: BaseException) -> str:
+    cause = error.__cause__
+    return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """What Hydra's grammar does not take, without the rest of the command line."""
+    lines = error.message.splitlines()
+    said = [line for line in lines if not line.startswith(("Error ", "See https://"))]
+    if said and said[0].startswith(_LEXER):
+        # A caret in the next line points at what is wrong.
+        place = said[1].index("^") - len(_LEXER)
+        said = [f"no {error.override[place]!r} at this place"]
+    return (
+        f"{error.override}: allowed: what Hydra's grammar takes: {' '.join(said).strip()}\n"
+        "Quote a value with other characters, for Hydra and for the shell: 'KEY=\"VALUE\"'; "
+        f"the grammar: {_GRAMMAR}"
+    )
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if not group or not error.options:
+        return str(error)
+    message = f"{group}={option}: allowed: {', '.join(error.options)}"
+    return f"{message}{_did_you_mean(option, error.options, f'{group}={{}}')}"
 
 
 def _unknown_key(error: BaseException) -> str | None:
@@ -62,13 +106,67 @@ def _unknown_key(error: BaseException) -> str | None:
     parent = cause.parent_node
     if not isinstance(parent, Container):
         return None
-    given = re.search(r"use \+(\S+)", str(error))
+    given = re.search(r"use \+(.+)", str(error))
     known = [str(key) for key in parent]
     if not known:
         return None
-    group = str(cause.full_key).rpartition(".")[0]
+    text = given[1] if given else str(cause.full_key)
+    group, _, key = str(cause.full_key).rpartition(".")
+    above = f"{group}." if group else ""
+    allowed = ", ".join(f"{above}{key}" for key in known)
+    value = text.partition("=")[2]
+    hint = _of_some_options(text, group)
+    hint = hint or _did_you_mean(key, known, f"{above}{{}}={value}")
+    return f"{text}: there is no such key: allowed: {allowed}{hint}\n{_SEE_ALL}"
+
+
+def _of_some_options(text: str, group: str) -> str:
+    """How to set a key that only some options of a swept group have."""
+    given = _read(sys.argv[1:])
+    swept = next((o for o in given if o.key_or_group == group and o.is_sweep_override()), None)
+    if swept is None:
+        return ""
+    key = text.partition("=")[0]
+    whole = next((o.input_line for o in given if o.get_key_element() == key), text)
     return (
-        f"{given[1] if given else cause.full_key}: there is no such key: "
-        f"allowed: {', '.join(f'{group}.{key}' if group else key for key in known)}\n"
-        "See all of them: python -m sweep --cfg job"
+        f"\nWhere only some of {swept.input_line} have it: ++{whole} "
+        "(a point of the others cannot be run)"
     )
+
+
+def _misused_group(text: str) -> str | None:
+    forced = re.search(r"force-add of config groups is not supported: '\++(.*)'", text)
+    if forced:
+        return f"++{forced[1]}: allowed: {forced[1]}, which chooses an option of a group"
+    double = re.search(r"Multiple values for (.*?)\..*'(.*)' from 'command line'", text, re.DOTALL)
+    if double:
+        choose = f"{double[1]}={double[2]}"
+        return f"+{choose}: allowed: {choose}, as {double[1]} has an option already"
+    if text.startswith("Could not delete"):
+        return f"{text}\n{_SEE_ALL}"
+    return None
+
+
+def _no_option(error: ValueError) -> str | None:
+    """Hydra has a plain ValueError for what cannot be a group's option, and names no group."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        override = frame.f_locals.get("override")
+        if frame.f_globals["__name__"] == _HYDRAS_GROUPS and isinstance(override, Override):
+            key = override.key_or_group
+            options = ", ".join(frame.f_locals["repo"].get_group_options(key, ObjectType.CONFIG))
+            return f"{override.input_line}: allowed: {options}; or [] for none of them: {key}=[]"
+    return None
+
+
+def _read(arguments: Sequence[str]) -> list[Override]:
+    """The overrides among arguments."""
+    read = []
+    for argument in arguments:
+        with contextlib.suppress(HydraException):
+            read.append(OverridesParser.create().parse_override(argument))
+    return read
+
+
+def _did_you_mean(word: str, known: Sequence[str], command: str) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"\nDid you mean {command.format(near[0])}?" if near else ""

@@ -8,7 +8,7 @@ composed once for each choice of config groups, and a copy gets the values by Hy
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,21 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf._utils import split_key
+from omegaconf.errors import OmegaConfBaseException
 
+from slicewise.errors import SlicewiseError
+from sweep.console import message_of
+from sweep.study.dimension import Dimension
 from sweep.study.space import SearchSpace
 
 # Configurations kept, for spaces with many choices of groups.
 _KEPT = 64
+# Values of a choice that are tried before a sweep begins.
+_TRIED = 1000
 
 
 class TrialComposer:
@@ -40,44 +48,133 @@ class TrialComposer:
         self._space = space
         self._parser = OverridesParser.create()
         self._composed: dict[tuple[str, ...], bytes] = {}
+        self._is_group: dict[str, bool] = {}
+        fixed = self._parser.parse_overrides(space.overrides({}))
+        self._settings = [override for override in fixed if self._sets(override)]
 
     def compose(self, params: Mapping[str, Any]) -> DictConfig:
         """The configuration of a trial with these values, Hydra's own part included.
 
         Raises:
-            HydraException: The overrides do not fit the configuration.
-            SlicewiseError: A key is both fixed and suggested.
+            SlicewiseError: The overrides do not fit the configuration, or a key is both fixed and
+                suggested.
         """
-        overrides = self._space.overrides(params)
-        swept = self._parser.parse_overrides(overrides[: len(params)])
-        plain = [override for override in swept if self._is_plain(override)]
+        overrides, plain = self._space.overrides(params), self._plain(params)
         texts = {override.input_line for override in plain}
         structural = tuple(text for text in overrides if text not in texts)
         if structural not in self._composed:
             if len(self._composed) >= _KEPT:
                 self._composed.clear()
-            composed = self._loader.load_sweep_config(self._config, list(structural))
-            self._composed[structural] = pickle.dumps(composed)
+            self._composed[structural] = pickle.dumps(self._load(structural))
         # OmegaConf is copied several times faster this way than by deepcopy.
         config: DictConfig = pickle.loads(self._composed[structural])
         # A timestamp stays what it was in the sweep's configuration.
         OmegaConf.copy_cache(from_config=self._config, to_config=config)
-        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(plain, config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _mistake(error) from error
         with open_dict(config):
-            config.hydra.overrides.task = [o for o in overrides if not o.startswith("hydra.")]
+            config.hydra.overrides.task = [text for text in overrides if not _is_hydras(text)]
         return config
 
-    def _is_plain(self, override: Override) -> bool:
-        """Whether an override only sets a value, and no other override touches the same."""
-        key = override.key_or_group
-        if override.package is not None or key.startswith("hydra."):
-            return False
-        if self._loader.get_group_options(key):
-            return False
-        return not any(
-            fixed.lstrip("+").startswith(f"{key}.") or key.startswith(f"{fixed.lstrip('+')}.")
-            for fixed in self._space.fixed
+    def check(self) -> None:
+        """Composes what stands for all points, so that what does not fit is found before any trial.
+
+        These are: every option of every group at least once, and every value of every choice.
+
+        Raises:
+            SlicewiseError: One of them does not fit the configuration.
+        """
+        dimensions = self._space.dimensions
+        first = {key: _samples(dimension)[0] for key, dimension in dimensions.items()}
+        plain = {override.get_key_element() for override in self._plain(first)}
+        structural = {key: _samples(dimensions[key]) for key in dimensions if key not in plain}
+        rows = max(map(len, structural.values()), default=1)
+        for number in range(min(rows, _KEPT)):
+            row = {key: values[number % len(values)] for key, values in structural.items()}
+            self._check_point(first | row, row)
+        for key in plain:
+            for value in _samples(dimensions[key])[1:]:
+                self._check_point(first | {key: value}, {})
+
+    def _check_point(self, params: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+        """Composes a point; says which of the row's values settles what is settled by then."""
+        try:
+            self.compose(params)
+        except SlicewiseError as error:
+            if not _is_settled_before(error):
+                raise
+            for key, value in row.items():
+                try:
+                    self.compose({key: value})
+                except SlicewiseError as cause:
+                    if _is_settled_before(cause):
+                        override = self._space.override(key, value)
+                        raise SlicewiseError(
+                            f"{override}: allowed: what leaves the sweep itself as it is ({cause})"
+                            f"\nA sweep of its own: {override} study=NAME"
+                        ) from error
+            raise
+
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        try:
+            return self._loader.load_sweep_config(self._config, list(overrides))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            # Hydra has a ValueError for what a config group cannot be.
+            raise _mistake(error) from error
+
+    def _plain(self, params: Mapping[str, Any]) -> list[Override]:
+        """The overrides that only set a value, which no other override touches."""
+        swept = self._parser.parse_overrides(
+            [self._space.override(key, value) for key, value in params.items()]
         )
+        setting = [override for override in swept if self._sets(override)]
+        return [
+            override
+            for override in setting
+            if override.package is None
+            and not override.is_hydra_override()
+            and not any(
+                _touch(override, other)
+                for other in [*self._settings, *setting]
+                if other is not override
+            )
+        ]
+
+    def _sets(self, override: Override) -> bool:
+        """Whether it sets a value; a group's options are chosen before that."""
+        key = override.key_or_group
+        if key not in self._is_group:
+            self._is_group[key] = bool(self._loader.get_group_options(key))
+        return not self._is_group[key] or isinstance(override.value(), dict)
+
+
+def _samples(dimension: Dimension) -> Sequence[Any]:
+    """The values of a choice; of a range or an interval, its ends."""
+    if dimension.texts:
+        return (dimension.values() or [])[:_TRIED]
+    distribution: Any = dimension.distribution
+    return [distribution.low, distribution.high]
+
+
+def _touch(one: Override, other: Override) -> bool:
+    """Whether one key lies at or below the other."""
+    a, b = split_key(one.key_or_group), split_key(other.key_or_group)
+    return a[: len(b)] == b[: len(a)]
+
+
+def _is_settled_before(error: SlicewiseError) -> bool:
+    """Whether Hydra says that a trial would change the sweep."""
+    return "before the sweep starts" in str(error)
+
+
+def _is_hydras(text: str) -> bool:
+    return text.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def _mistake(error: Exception) -> SlicewiseError:
+    return SlicewiseError(message_of(error) or str(error))
 
 
 def output_directory(config: DictConfig) -> Path:

@@ -1,53 +1,162 @@
-"""What a study is about: what must stay the same from one resume to the next."""
+"""What a study is about: what must stay the same from one resume to the next.
+
+Whatever can change a trial's result decides; the rest may change while a study goes on. `DECIDES`
+is the rule. What it does not name decides: a key of an application of one's own, an argument of
+Lightning's that was added with `+`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import split_key
+from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import BaseDistribution
 
+import slicewise
 from slicewise.errors import SlicewiseError
 from sweep.study.attributes import IDENTITY
 from sweep.study.space import SearchSpace
 
-# What must stay the same over the whole study: top-level keys of the configuration.
-_IDENTITY_KEYS = (
-    "teacher",
-    "student",
-    "data",
-    "optimizer",
-    "scheduler",
-    "trainer",
-    "objective",
-    "seed",
+# Keys of the configuration, and whether what is at or below them can change a result.
+DECIDES = {
+    # What the study is called, where it is kept, who works on it, and how it is asked for.
+    "study": False,
+    "hydra": False,
+    "resume": False,
+    # What is fitted to what, on what, how, and by what it is judged.
+    "seed": True,
+    "teacher": True,
+    "student": True,
+    "data": True,
+    # Where the teacher's outputs are kept: they are the same from there.
+    "data.cache": False,
+    "data.cache_limit": False,
+    "optimizer": True,
+    "scheduler": True,
+    "objective": True,
+    # Compiled code sums in another order. The other two give the same digits (docs/performance.md).
+    "steps.compile": True,
+    "steps.capture": False,
+    "steps.at_once": False,
+    # Ranks that wait for each other: how long, not for what.
+    "gang": False,
+    # Where metrics go.
+    "logger": False,
+    # Weights, stops and learning rates; but for those of `HARMLESS_CALLBACKS`.
+    "callbacks": True,
+    # Which device; it may be another machine's.
+    "trainer.accelerator": False,
+    "trainer.strategy": False,
+    # Each adds its batch to every step.
+    "trainer.devices": True,
+    "trainer.num_nodes": True,
+    # In how many digits.
+    "trainer.precision": True,
+    "trainer.deterministic": True,
+    "trainer.benchmark": True,
+    "trainer.plugins": True,
+    "trainer.sync_batchnorm": True,
+    # How many steps, on what of the data.
+    "trainer.max_epochs": True,
+    "trainer.min_epochs": True,
+    "trainer.max_steps": True,
+    "trainer.min_steps": True,
+    "trainer.max_time": True,
+    "trainer.limit_train_batches": True,
+    "trainer.limit_val_batches": True,
+    "trainer.overfit_batches": True,
+    "trainer.fast_dev_run": True,
+    "trainer.use_distributed_sampler": True,
+    "trainer.reload_dataloaders_every_n_epochs": True,
+    # When a fit is validated: that is what a pruner sees.
+    "trainer.val_check_interval": True,
+    "trainer.check_val_every_n_epoch": True,
+    "trainer.num_sanity_val_steps": True,
+    "trainer.barebones": True,
+    # What a step does.
+    "trainer.accumulate_grad_batches": True,
+    "trainer.gradient_clip_val": True,
+    "trainer.gradient_clip_algorithm": True,
+    "trainer.detect_anomaly": True,
+    "trainer._target_": True,
+    # What is shown and logged.
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_model_summary": False,
+    "trainer.enable_autolog_hparams": False,
+    "trainer.log_every_n_steps": False,
+    "trainer.profiler": False,
+    # Nothing is tested or predicted, and a validation takes no gradients either way.
+    "trainer.limit_test_batches": False,
+    "trainer.limit_predict_batches": False,
+    "trainer.inference_mode": False,
+    # Given by the trial itself, whatever is written here.
+    "trainer.callbacks": False,
+    "trainer.logger": False,
+    "trainer.enable_checkpointing": False,
+    "trainer.default_root_dir": False,
+    # Where Lightning uploads to.
+    "trainer.model_registry": False,
+}
+# Callbacks that look on, or keep what a fit could be taken up from.
+HARMLESS_CALLBACKS = (
+    "sweep.trial.resume.ResumePoint",
+    "pytorch_lightning.callbacks.*ProgressBar",
+    "pytorch_lightning.callbacks.*ModelSummary",
+    "pytorch_lightning.callbacks.LearningRateMonitor",
+    "pytorch_lightning.callbacks.DeviceStatsMonitor",
 )
-# Of the trainer, what may change from one resume to the next: where it runs, what it shows. Not
-# the number of devices: each adds its batch to every step.
-_PLACEMENT_KEYS = ("accelerator", "strategy", "enable_progress_bar")
-# Of the data, where its targets are kept.
-_CACHE_KEYS = ("cache", "cache_limit")
+# What may hold a secret, or the time of day: named in a study, not resolved.
+_UNRESOLVED = ("${oc.env:", "${now:")
+_VERSION = "version"
+
+
+def decides(key: str) -> bool:
+    """Whether a key of the configuration, or an override of it, can change a trial's result."""
+    return _decides(split_key(_node(key)))
+
+
+def _decides(path: Sequence[str]) -> bool:
+    prefixes = (".".join(path[:length]) for length in range(len(path), 0, -1))
+    return next((DECIDES[prefix] for prefix in prefixes if prefix in DECIDES), True)
 
 
 def identity_of(config: DictConfig, space: SearchSpace) -> dict[str, Any]:
-    """What the study is about: its space, and the configuration that all trials share."""
-    shared: dict[str, Any] = {}
-    for key in _IDENTITY_KEYS:
-        if key in config and key not in space.dimensions:
-            node = config[key]
-            plain = (
-                OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-            )
-            shared[key] = plain
-    for key in _PLACEMENT_KEYS:
-        shared.get("trainer", {}).pop(key, None)
-    for key in _CACHE_KEYS:
-        shared.get("data", {}).pop(key, None)
-    for key in space.dimensions:
-        group, _, rest = key.lstrip("+").partition(".")
-        _remove(shared.get(group), rest)
-    return {"space": space.describe(), "config": shared}
+    """What the study is about: its space, and all that its trials share and that decides.
+
+    Args:
+        config: The sweep's configuration, which knows nothing of what is swept.
+        space: What is swept.
+
+    Returns:
+        JSON values: `version` that wrote it; `space`; `config`, what decides of the configuration;
+        and `overrides`, what decides and the configuration does not show.
+    """
+    hidden = [key for key in space.fixed if not _is_shown(config, key)]
+    overrides = {key: space.fixed[key] for key in hidden}
+    overrides |= {key: text for key, text in space.fixed.items() if _is_below_swept(key, space)}
+    overrides |= {text: text for text in space.fixed_overrides if _is_below_swept(text, space)}
+    shared = copy.deepcopy(config)
+    OmegaConf.set_readonly(shared, False)
+    OmegaConf.set_struct(shared, False)
+    for key in (*space.dimensions, *hidden):
+        # What is made of it cannot be resolved then, and so is shown as it is made.
+        with contextlib.suppress(OmegaConfBaseException):
+            OmegaConf.update(shared, _node(key), MISSING, force_add=True)
+    names = [str(k) for k in shared if _decides([str(k)]) and not OmegaConf.is_missing(shared, k)]
+    return {
+        _VERSION: slicewise.__version__,
+        "space": space.describe(),
+        "config": _deciding({name: _resolved(_value(shared, name)) for name in names}),
+        "overrides": {key: text for key, text in overrides.items() if decides(key)},
+    }
 
 
 def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -> None:
@@ -61,17 +170,11 @@ def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -
     Raises:
         SlicewiseError: It differs, with each difference.
     """
-    identity = json.loads(json.dumps(identity))
+    identity = json.loads(json.dumps(identity, default=str))
     known = study.user_attrs.get(IDENTITY)
     # A study without trials is about nothing yet: a mistake in its first command can be mended.
     has_trials = bool(study.get_trials(deepcopy=False))
-    before, now = _flat(known or identity), _flat(identity)
-    # A key that a release has added is null where it changes nothing.
-    differences = [
-        f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    differences = [] if known is None else _differences(known, identity)
     if differences and has_trials and not force:
         raise SlicewiseError(
             f"study={study.study_name} exists and is about something else:\n"
@@ -82,13 +185,123 @@ def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -
         study.set_user_attr(IDENTITY, identity)
 
 
-def _remove(tree: Any, key: str) -> None:
-    """Removes a dotted key, where it is."""
-    *above, last = key.split(".")
-    for part in above:
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    if isinstance(tree, dict):
-        tree.pop(last, None)
+def stored_distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
+    """What the keys of a study's trials were sampled from."""
+    stored: dict[str, BaseDistribution] = {}
+    for trial in study.get_trials(deepcopy=False):
+        stored = trial.distributions | stored
+    return stored
+
+
+def _node(override: str) -> str:
+    """The node of the configuration that an override is about."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
+
+
+def _is_shown(config: DictConfig, key: str) -> bool:
+    """Whether the sweep's configuration holds what a fixed override says.
+
+    It does not where the sweeper's own `params` say it, nor a list that each parsing shuffles.
+    """
+    given = {text.partition("=")[0]: text for text in config.hydra.overrides.task}
+    return key in given and "shuffle(" not in given[key]
+
+
+def _is_below_swept(override: str, space: SearchSpace) -> bool:
+    """Whether it varies what is swept, such as a key of a swept group."""
+    path = split_key(_node(override))
+    swept = [split_key(_node(key)) for key in space.dimensions]
+    return any(path[: len(other)] == other for other in swept)
+
+
+def _resolved(node: Any) -> Any:
+    """A part of the configuration as plain values, without what is missing."""
+    if isinstance(node, ListConfig):
+        return [_resolved(_value(node, index)) for index in range(len(node))]
+    if isinstance(node, DictConfig):
+        present = (key for key in node if not OmegaConf.is_missing(node, key))
+        return {str(key): _resolved(_value(node, key)) for key in present}
+    return node
+
+
+def _value(node: Any, key: Any) -> Any:
+    """One value of a node; its text where it cannot be resolved, or should not be."""
+    if OmegaConf.is_missing(node, key):
+        return MISSING
+    if not OmegaConf.is_interpolation(node, key):
+        return node[key]
+    written: Any = OmegaConf.to_container(node, resolve=False)
+    text = written[key]
+    if any(part in text for part in _UNRESOLVED):
+        return text
+    try:
+        return node[key]
+    except OmegaConfBaseException:
+        return text
+
+
+def _deciding(tree: dict[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What decides of a configuration of plain values."""
+    deciding: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = (*above, name)
+        if not _decides(path):
+            continue
+        kept = _deciding(value, path) if isinstance(value, dict) else value
+        if path == ("callbacks",):
+            kept = {k: one for k, one in (kept or {}).items() if not _is_harmless(one)}
+            if not kept:
+                # None that decides is none at all, whichever way that is written.
+                continue
+        deciding[name] = kept
+    return deciding
+
+
+def _is_harmless(callback: Any) -> bool:
+    target = str(callback.get("_target_")) if isinstance(callback, dict) else ""
+    return any(fnmatch(target, pattern) for pattern in HARMLESS_CALLBACKS)
+
+
+def _differences(known: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """What differs between what a study was about and what it is to be about, a line each.
+
+    Another version has other keys, so of its configuration only those count that both know.
+    """
+    before, now = _flat(_normal(known)), _flat(_normal(identity))
+    same_version = known.get(_VERSION) == identity[_VERSION]
+    differences = []
+    for key in sorted({*before, *now}):
+        both_know = key in before and key in now and not _is_interpolation(now[key])
+        compared = same_version or both_know or key.startswith("space.")
+        # A key that a configuration gains is null where it changes nothing.
+        if compared and not _same(before.get(key), now.get(key)):
+            differences.append(f"  {key}: was {_shown(before, key)}, now {_shown(now, key)}")
+    return differences
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one; to == so are 1 and true."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _normal(identity: dict[str, Any]) -> dict[str, Any]:
+    """Without what does not decide by today's rule, and the order of choices."""
+    return {
+        "space": {key: _in_order(dimension) for key, dimension in identity["space"].items()},
+        "config": _deciding(identity["config"]),
+        "overrides": identity.get("overrides", {}),
+    }
+
+
+def _in_order(dimension: Any) -> Any:
+    choices = dimension["attributes"].get("choices") if isinstance(dimension, dict) else None
+    if choices is None:
+        return dimension
+    return {**dimension, "attributes": {"choices": sorted(choices, key=json.dumps)}}
+
+
+def _is_interpolation(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.distributions import distribution_to_json
+from hydra.core.override_parser.types import Override
+from omegaconf._utils import split_key
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import Trial
 
-from slicewise.errors import SlicewiseError
-from sweep.overrides import override_text
-from sweep.study.dimension import Dimension, read_dimension
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.overrides import element_text, override_text
+from sweep.study.dimension import Dimension, described, read_dimension
 
 # Points that a rehearsal may need to tell a mistake of all from one of a few.
 _SAMPLES = 3
@@ -32,53 +35,89 @@ class SearchSpace:
     Attributes:
         dimensions: The swept keys, in the order they were given.
         fixed: Overrides with one value, by key; part of every trial.
-        fixed_overrides: Overrides without a value (`~key`), as they were given.
+        fixed_overrides: Overrides that no later one replaces (`~key`, `extend_list`), as they
+            were given.
         custom: Suggests further parameters for a trial, from the configuration and the values
             it has; None where there is no `custom_search_space`.
+        order: All of them in the order they were given, in which Hydra applies them: keys, and
+            whole overrides of `fixed_overrides`.
     """
 
     dimensions: Mapping[str, Dimension]
     fixed: Mapping[str, str]
     fixed_overrides: Sequence[str] = ()
     custom: CustomSearchSpace | None = None
+    order: Sequence[str] = ()
 
     @classmethod
     def parse(
-        cls, arguments: Sequence[str], custom: CustomSearchSpace | None = None
+        cls,
+        arguments: Sequence[str],
+        custom: CustomSearchSpace | None = None,
+        loader: ConfigLoader | None = None,
+        seed: int | None = None,
     ) -> SearchSpace:
         """Reads Hydra overrides; a later one for the same key replaces an earlier one.
 
+        Args:
+            arguments: The overrides.
+            custom: What suggests further parameters.
+            loader: Knows the config groups, for `glob` and for null as none of a group's options.
+            seed: Of `shuffle`.
+
         Raises:
-            SlicewiseError: A sweep has no values, or a form that Optuna has no distribution for.
+            SlicewiseError: A sweep has no values, or a form that Optuna has no distribution for;
+                or another override leaves it nothing to decide.
         """
         dimensions: dict[str, Dimension] = {}
         fixed: dict[str, str] = {}
         fixed_overrides: list[str] = []
-        for override in OverridesParser.create().parse_overrides(list(arguments)):
+        order: list[str] = []
+        read: dict[str, Override] = {}
+        for argument in arguments:
+            override = _read(argument, loader, seed)
             if override.is_delete() or override.is_list_extend():
-                fixed_overrides.append(str(override.input_line))
+                if override.is_sweep_override():
+                    raise SlicewiseError(f"{argument}: a deletion cannot be swept; delete one")
+                fixed_overrides.append(argument)
+                order.append(argument)
+                read[argument] = override
                 continue
             key = override.get_key_element()
-            dimensions.pop(key, None)
-            fixed.pop(key, None)
+            if key in read:
+                dimensions.pop(key, None)
+                fixed.pop(key, None)
+                order.remove(key)
+                del read[key]
+            order.append(key)
+            read[key] = override
+            is_group = _is_group(override, loader)
             if override.is_sweep_override():
-                dimensions[key] = read_dimension(override)
+                dimensions[key] = read_dimension(override, is_group, f"{seed} {key}")
             else:
-                fixed[key] = override.get_value_element_as_str()
-        return cls(dimensions, fixed, fixed_overrides, custom)
+                fixed[key] = element_text(override._value, is_group)
+        for key in dimensions:
+            _check_that_it_decides(key, read, loader)
+        return cls(dimensions, fixed, fixed_overrides, custom, order)
 
     def size(self) -> float:
         """The number of points; infinite for intervals of real numbers and custom spaces."""
-        if self.custom is not None:
+        sizes = [dimension.size() for dimension in self.dimensions.values()]
+        if self.custom is not None or math.inf in sizes:
             return math.inf
-        sizes = [dimension.values() for dimension in self.dimensions.values()]
-        return math.prod(math.inf if values is None else len(values) for values in sizes)
+        return math.prod(sizes)
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All points of a finite space, the last key changing fastest."""
-        values = [dimension.values() or [] for dimension in self.dimensions.values()]
-        for point in itertools.product(*values):
-            yield dict(zip(self.dimensions, point, strict=True))
+        return (self.point_at(index) for index in range(int(self.size())))
+
+    def point_at(self, index: int) -> dict[str, Any]:
+        """One of a finite space's points, by its place in their order."""
+        point = {}
+        for key, dimension in reversed(list(self.dimensions.items())):
+            index, place = divmod(index, int(dimension.size()))
+            point[key] = dimension.value(place)
+        return {key: point[key] for key in self.dimensions}
 
     def samples(self, config: Any) -> Iterator[dict[str, Any]]:
         """A few points that differ in every key that has several values, to try things out on."""
@@ -106,20 +145,48 @@ class SearchSpace:
                 f"{', '.join(overlap)}: both fixed on the command line and suggested by "
                 "custom_search_space; remove one"
             )
-        swept = [
-            f"{key}={self.dimensions[key].text(value)}"
-            if key in self.dimensions
-            else f"{key}={override_text(value)}"
-            for key, value in params.items()
-        ]
-        fixed = [f"{key}={text}" for key, text in self.fixed.items()]
-        return [*swept, *fixed, *self.fixed_overrides]
+        texts = {key: f"{key}={text}" for key, text in self.fixed.items()}
+        texts |= {override: override for override in self.fixed_overrides}
+        texts |= {key: self.override(key, value) for key, value in params.items()}
+        # What `custom` suggests comes last, and so does what was fixed since.
+        late = [key for key in texts if key not in self.order]
+        return [texts[key] for key in [*self.order, *late] if key in texts]
+
+    def override(self, key: str, value: Any) -> str:
+        """The Hydra override that gives a key a value."""
+        dimension = self.dimensions.get(key)
+        return f"{key}={override_text(value) if dimension is None else dimension.text(value)}"
 
     def point(self, params: Mapping[str, Any]) -> Point | None:
         """A key under which equal points are equal; None where a value is missing."""
         if any(key not in params for key in self.dimensions):
             return None
-        return tuple(json.dumps(params[key]) for key in self.dimensions)
+        return tuple(
+            json.dumps(dimension.on_grid(params[key])) for key, dimension in self.dimensions.items()
+        )
+
+    def as_stored(self, stored: Mapping[str, BaseDistribution], study: str) -> SearchSpace:
+        """This space, sampled from the distributions that a study has for its keys.
+
+        Args:
+            stored: Of the study's trials, by key.
+            study: Its name.
+
+        Raises:
+            ArgumentError: Optuna would not take a dimension into that study.
+        """
+        dimensions = dict(self.dimensions)
+        for key in dimensions.keys() & stored.keys():
+            try:
+                dimensions[key] = dimensions[key].as_stored(stored[key])
+            except ValueError as error:
+                raise ArgumentError(
+                    key,
+                    described(dimensions[key].distribution),
+                    f"{described(stored[key])}, as study={study} has it ({error})",
+                    "Another search is another study: study=NAME",
+                ) from error
+        return replace(self, dimensions=dimensions)
 
     def describe(self) -> dict[str, Any]:
         """The space as JSON values, to compare with another's."""
@@ -132,3 +199,54 @@ class SearchSpace:
                 f"{self.custom.__module__}.{self.custom.__qualname__}"
             )
         return described
+
+
+def _read(argument: str, loader: ConfigLoader | None, seed: int | None) -> Override:
+    """Parses one override; a list that it shuffles has the same order every time."""
+    state = random.getstate()
+    random.seed(f"{seed} {argument}")
+    try:
+        [override] = OverridesParser.create(config_loader=loader).parse_overrides([argument])
+    finally:
+        random.setstate(state)
+    return override
+
+
+def _is_group(override: Override, loader: ConfigLoader | None) -> bool:
+    return loader is not None and bool(loader.get_group_options(override.key_or_group))
+
+
+def _check_that_it_decides(
+    key: str, overrides: Mapping[str, Override], loader: ConfigLoader | None
+) -> None:
+    """Refuses a sweep over what another override sets after it, or deletes.
+
+    Args:
+        key: What is swept.
+        overrides: All, in their order.
+        loader: Knows the config groups.
+    """
+    swept = overrides[key]
+    is_group = _is_group(swept, loader)
+    path = split_key(swept.key_or_group)
+    after = False
+    for name, other in overrides.items():
+        after = after or name == key
+        if other is swept or other.is_list_extend() or other.package != swept.package:
+            continue
+        other_path = split_key(other.key_or_group)
+        same = other_path == path
+        # A map is merged into what is there; options of groups are chosen before anything is set.
+        above = path[: len(other_path)] == other_path and not (
+            _is_map(other.value()) or _is_group(other, loader)
+        )
+        if (after and (same or above)) or (same and is_group and other.is_delete()):
+            raise SlicewiseError(
+                f"{swept.input_line} and {other.input_line}: the second leaves nothing for the "
+                "sweep to decide; remove one"
+            )
+
+
+def _is_map(value: Any) -> bool:
+    """Whether it is a map, or a choice among others of which one is."""
+    return any(isinstance(one, dict) for one in getattr(value, "list", [value]))

@@ -212,7 +212,8 @@ class TrialSettings:
 def _node(config: DictConfig, key: str) -> Node:
     """A part that every trial has."""
     node = _optional(config, key)
-    if node is None:
+    # An experiment may set a part's arguments where no option says what they are of.
+    if node is None or ("_target_" not in node and key != "objective"):
         raise SlicewiseError(f"{key}: missing; choose one of {key}=..., see python -m sweep --help")
     return node
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
@@ -34,7 +35,9 @@ from sweep.passwords import take_password, take_passwords
 from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
 from sweep.study.attributes import REASON
-from sweep.study.identity import check_identity, identity_of
+from sweep.study.compose import TrialComposer
+from sweep.study.dimension import described
+from sweep.study.identity import check_identity, identity_of, stored_distributions
 from sweep.study.places import beside_storage
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
@@ -50,7 +53,7 @@ from sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
-_RESUME_KEY = "+resume"
+_RESUME_KEYS = ("+resume", "++resume")
 # Launchers whose worker, if it is one, has the terminal; whose workers, if several, print to files.
 _ON_TERMINAL = ("basic", "local")
 _IN_THIS_PROCESS = "basic"
@@ -108,7 +111,16 @@ def sweep(
         Interrupted: The user stopped it; the message holds the command that resumes it.
     """
     quiet_optuna()
-    space, force = _search_space(arguments, params, custom_search_space)
+    force = _resumes_by_force(arguments)
+    space = _search_space(
+        [argument for argument in arguments if not _is_resume(argument)],
+        params,
+        custom_search_space,
+        hydra_context.config_loader,
+        sampler.get("seed"),
+    )
+    if "study" in space.dimensions:
+        raise ArgumentError("study", described(space.dimensions["study"].distribution), "one name")
     if study_name is not None and "study" in config:
         # By default a timestamp: resolved once more, it could be that of the next second.
         config.study = study_name
@@ -124,9 +136,11 @@ def sweep(
     make_sampler = functools.partial(new_sampler, _plain(sampler), space, n_trials)
     make_pruner = functools.partial(new_pruner, _plain(pruner))
 
+    TrialComposer(config, hydra_context, _pinned(space, name, directory, config)).check()
     opened = open_storage(url)
     study = open_study(name, opened, make_sampler(), make_pruner(), _directions(direction))
     _check_folder(study, directory)
+    space = space.as_stored(stored_distributions(study), name)
     check_identity(study, identity_of(config, space), force)
     metrics = OmegaConf.select(config, "objective.metrics")
     if metrics is not None and len(metrics) == len(study.directions):
@@ -262,20 +276,31 @@ def _nothing() -> None:
     """A round without news."""
 
 
+def _is_resume(argument: str) -> bool:
+    return argument.partition("=")[0] in _RESUME_KEYS
+
+
+def _resumes_by_force(arguments: Sequence[str]) -> bool:
+    """Whether `+resume=force` is among the arguments."""
+    given = [argument.partition("=")[2] for argument in arguments if _is_resume(argument)]
+    if given and given[-1] != "force":
+        raise ArgumentError(_RESUME_KEYS[0], given[-1], "force")
+    return bool(given)
+
+
 def _search_space(
-    arguments: Sequence[str], params: DictConfig | None, custom: str | None
-) -> tuple[SearchSpace, bool]:
-    """The search space, and whether `+resume=force` is among the arguments."""
-    resume = [a.partition("=")[2] for a in arguments if a.partition("=")[0] == _RESUME_KEY]
-    if resume and resume[-1] != "force":
-        raise ArgumentError(_RESUME_KEY, resume[-1], "force")
+    arguments: Sequence[str],
+    params: DictConfig | None,
+    custom: str | None,
+    loader: ConfigLoader,
+    seed: int | None,
+) -> SearchSpace:
     given = [
         f"{key!s}={value if isinstance(value, str) else override_text(value)}"
         for key, value in (params or {}).items()
     ]
-    given += [a for a in arguments if a.partition("=")[0] != _RESUME_KEY]
     extend = None if custom is None else _function(custom)
-    return SearchSpace.parse(given, extend), bool(resume)
+    return SearchSpace.parse([*given, *arguments], extend, loader, seed)
 
 
 def _function(path: str) -> CustomSearchSpace:

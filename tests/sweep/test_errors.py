@@ -22,7 +22,7 @@ MISTAKES = [
     ("colour=red", "colour=red: there is no such key: allowed: hydra, study, seed"),
     ("teacher.first_layer=3", "teacher.first_layer=3: allowed: 0 to 2"),
     ("teacher.num_layers=4", "teacher.num_layers=4: allowed: 1 to 3"),
-    ("teacher=robert", "Could not find 'teacher/robert'"),
+    ("teacher=robert", "teacher=robert: allowed: bert_base, minilm, random_bert"),
     ("data.batch_size=0", "data.batch_size=0: allowed: an integer of at least 1"),
     ("optimizer.lr=fast", "optimizer.lr=fast: allowed: a number"),
     ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
