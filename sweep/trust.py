@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from slicewise.trust import trusted_by_user
+from collections.abc import Iterable
+
+from slicewise.errors import ArgumentError
+from slicewise.trust import is_trusted, trusted_by_user
 
 _TRUSTED = ("slicewise.*", "sweep.*", "torch.optim.*", "pytorch_lightning.*")
 
@@ -17,3 +20,25 @@ def trusted_targets() -> tuple[str, ...]:
         ArgumentError: The variable holds something else than patterns.
     """
     return (*_TRUSTED, *trusted_by_user())
+
+
+def check_trusted(group: str, name: str, patterns: Iterable[str]) -> None:
+    """Refuses a target that no pattern allows.
+
+    Args:
+        group: The key of its node in the configuration.
+        name: The target's dotted name.
+        patterns: What is allowed.
+
+    Raises:
+        ArgumentError: It is not, with how to trust it.
+    """
+    patterns = tuple(patterns)
+    if is_trusted(name, patterns):
+        return
+    raise ArgumentError(
+        f"{group}._target_",
+        name,
+        ", ".join(patterns),
+        f"To trust your own code: SLICEWISE_TRUSTED='{name.partition('.')[0]}.*' python -m ...",
+    )

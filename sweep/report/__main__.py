@@ -40,11 +40,11 @@ def report(name: str, storage_url: str, output: Path | None, png: bool) -> None:
     """
     from sweep.report import write_pictures, write_report
     from sweep.study.places import study_folder
-    from sweep.study.plan import find_study
+    from sweep.study.plan import find_study, storage_of
 
     study = find_study(name, storage_url)
     folder = output or study_folder(study)
-    print(os.path.relpath(write_report(study, folder, storage_url)))
+    print(os.path.relpath(write_report(study, folder, storage_of(name, storage_url))))
     if png:
         for path in write_pictures(study, folder, folder / "pictures"):
             print(os.path.relpath(path))

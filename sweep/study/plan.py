@@ -9,13 +9,19 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import optuna
 
 from sweep.passwords import without_password
 from sweep.study.attributes import PLAN
 from sweep.study.shared import load_study, quiet_optuna
-from sweep.study.storage import absolute_url, existing_sqlite_file, open_storage
+from sweep.study.storage import (
+    OWN_STORAGE,
+    absolute_url,
+    existing_sqlite_file,
+    open_storage,
+)
 
 DEFAULT_STORAGE = "sqlite:///multirun/studies.db"
 
@@ -65,15 +71,28 @@ def find_study(name: str, storage_url: str) -> optuna.Study:
 
     Args:
         name: Its name, or its folder, `multirun/NAME`.
-        storage_url: Of the storage that has it.
+        storage_url: Of the storage that has it; a study that has one of its own is found anyway.
 
     Raises:
         SlicewiseError: There is no such storage, or no such study in it.
     """
     quiet_optuna()
-    existing_sqlite_file(storage_url)
-    storage = open_storage(absolute_url(storage_url))
+    url = storage_of(name, storage_url)
+    existing_sqlite_file(url)
+    storage = open_storage(absolute_url(url))
+    names = optuna.get_all_study_names(storage)
+    if url != storage_url and len(names) == 1:
+        return load_study(names[0], storage)
     return load_study(re.sub(r"^(\./)?multirun/", "", name).rstrip("/"), storage)
+
+
+def storage_of(name: str, storage_url: str) -> str:
+    """The storage of a study, see `find_study`: the one in its own folder, where that has one."""
+    if storage_url == DEFAULT_STORAGE:
+        for folder in (Path(name), Path("multirun", name)):
+            if (folder / OWN_STORAGE).is_file():
+                return f"sqlite:///{folder / OWN_STORAGE}"
+    return storage_url
 
 
 def command_of(module: str, study_name: str | None, storage_url: str) -> str:

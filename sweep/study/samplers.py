@@ -1,27 +1,45 @@
-"""Optuna's samplers and pruners, made anew in each worker, and the study as they see it."""
+"""Optuna's samplers and pruners, and those of your own, made from their configuration."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import inspect
+import secrets
 from collections.abc import Container
 from typing import Any
 
 import optuna
-from hydra.utils import instantiate
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from slicewise.errors import ArgumentError
-from sweep.study.attributes import FINISHED, IMPOSSIBLE
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.study.attributes import DIRECTORY, FINISHED, IMPOSSIBLE
 from sweep.study.space import SearchSpace
+from sweep.study.suggestions import NumberedQMCSampler, TrialSampler
+from sweep.trust import check_trusted, trusted_targets
+
+Node = dict[str, Any]
+
+SAMPLER_KEY = "hydra.sweeper.sampler"
+PRUNER_KEY = "hydra.sweeper.pruner"
+# What may be named here, besides what may be anywhere.
+_OPTUNA = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra_optuna_sweeper.*")
+_SEEDS = 2**32
 
 
 class LearningStudy(optuna.Study):
-    """Optuna's study, whose sampler also learns from points that cannot be run.
+    """Optuna's study as its samplers see it here.
 
     Samplers look at complete and pruned trials, so one that finds the best students just below a
     bound would suggest what lies beyond it again and again. Here impossible trials are shown to
     it as pruned ones without a value: the worst there is.
+
+    A running trial is shown once all its values are stored. So who draws them once more, in place
+    of a worker that died over it, sees what that one saw.
     """
 
     def _get_trials(
@@ -31,7 +49,12 @@ class LearningStudy(optuna.Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
-        if states is None or any(state not in states for state in FINISHED):
+        if states is None:
+            return trials
+        if TrialState.RUNNING in states:
+            drawn = (t.state is not TrialState.RUNNING or DIRECTORY in t.user_attrs for t in trials)
+            trials = [trial for trial, is_drawn in zip(trials, drawn, strict=True) if is_drawn]
+        if any(state not in states for state in FINISHED):
             return trials
         failed = super()._get_trials(deepcopy, (TrialState.FAIL,), use_cache)
         for trial in failed:
@@ -41,33 +64,145 @@ class LearningStudy(optuna.Study):
                 trials.append(shown)
         return sorted(trials, key=lambda trial: trial.number)
 
+    def stop(self) -> None:
+        """Asked for by samplers that have nothing left to suggest; the budget decides that."""
 
-def new_sampler(
-    node: dict[str, Any], space: SearchSpace, n_trials: int
-) -> optuna.samplers.BaseSampler:
-    """The sampler, made anew in each worker.
 
-    A grid is what a finite space gets anyway; one larger than the budget is drawn from at random,
-    as the official sweeper's grid is.
+def seeded(node: Node) -> Node:
+    """The configuration of a sampler with a seed for all workers, drawn where it has none.
+
+    Raises:
+        SlicewiseError: It names code that is not trusted, or not there.
     """
-    whitelist = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-    sampler: Any = instantiate(node, _execution_whitelist_=whitelist)
-    if isinstance(sampler, functools.partial):
-        if space.size() == float("inf"):
-            endless = [key for key, d in space.dimensions.items() if d.values() is None]
-            raise ArgumentError(
-                "hydra/sweeper/sampler",
-                "grid",
-                "tpe, random, ... for a space without end "
-                f"({', '.join(endless) or 'custom_search_space'})",
-            )
-        return optuna.samplers.RandomSampler(seed=node.get("seed"))
-    assert isinstance(sampler, optuna.samplers.BaseSampler)
+    _check_targets(SAMPLER_KEY, node)
+    seed = _first_seed(node)
+    found: Node = _with_seed(_own_qmc(node), secrets.randbelow(_SEEDS) if seed is None else seed)
+    return found
+
+
+def new_sampler(node: Node, space: SearchSpace, n_trials: int) -> TrialSampler:
+    """The sampler of a worker.
+
+    Args:
+        node: Configuration of Optuna's sampler, or of one of your own: it is made anew for each
+            trial, with a `seed` that follows from the trial's number where it takes one.
+        space: What is searched.
+        n_trials: The budget.
+
+    Raises:
+        SlicewiseError: It names code that is not trusted, or not there.
+    """
+    node = seeded(node)
+    # One that takes no seed draws as it likes.
+    seed = _first_seed(node) or 0
+    return TrialSampler(functools.partial(sampler_of_trial, node), seed, space, n_trials)
+
+
+def new_pruner(node: Node) -> BasePruner:
+    """The pruner of a worker.
+
+    Raises:
+        SlicewiseError: It names code that is not trusted, or not there, or does not take these
+            arguments.
+    """
+    _check_targets(PRUNER_KEY, node)
+    pruner: BasePruner = _instance(PRUNER_KEY, node, BasePruner)
+    return pruner
+
+
+def sampler_of_trial(node: Node, seed: int) -> BaseSampler:
+    """The sampler that is made for one trial.
+
+    Args:
+        node: As `seeded` gives it.
+        seed: The trial's.
+
+    Raises:
+        SlicewiseError: It does not take these arguments.
+    """
+    if node.get("_partial_") and get_object(node["_target_"]) is GridSampler:
+        # A grid is what a finite space gets anyway; one larger than the budget is drawn from at
+        # random, as the official sweeper's is.
+        return RandomSampler(seed)
+    sampler: BaseSampler = _instance(
+        SAMPLER_KEY, _with_seed(node, seed, but=QMCSampler), BaseSampler
+    )
     return sampler
 
 
-def new_pruner(node: dict[str, Any]) -> optuna.pruners.BasePruner:
-    pruner: optuna.pruners.BasePruner = instantiate(
-        node, _execution_whitelist_=("optuna.pruners.*",)
-    )
-    return pruner
+def _instance(group: str, node: Node, kind: type) -> Any:
+    try:
+        made = instantiate(node, _execution_whitelist_=(*_OPTUNA, *trusted_targets()))
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, (InstantiationException, ValueError, TypeError)):
+            raise SlicewiseError(f"{group}: {cause}") from error
+        raise cause from error
+    if not isinstance(made, kind):
+        allowed = f"a subclass of {kind.__module__.rpartition('.')[0]}.{kind.__name__}"
+        raise ArgumentError(f"{group}._target_", node["_target_"], allowed)
+    return made
+
+
+def _check_targets(group: str, node: Any) -> None:
+    """Every `_target_` in a configuration must be trusted, and be there."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            check_trusted(group, str(node["_target_"]), (*_OPTUNA, *trusted_targets()))
+            try:
+                get_object(node["_target_"])
+            except (ImportError, AttributeError, ValueError, InstantiationException) as error:
+                raise SlicewiseError(f"{group}._target_={node['_target_']}: {error}") from error
+        for key, value in node.items():
+            _check_targets(f"{group}.{key}", value)
+
+
+def _first_seed(node: Any) -> Any:
+    """The seed of a sampler, or of one that it is made of."""
+    if not isinstance(node, dict):
+        return None
+    own = node.get("seed") if "_target_" in node else None
+    others = (_first_seed(value) for value in node.values())
+    return own if own is not None else next((seed for seed in others if seed is not None), None)
+
+
+def _with_seed(node: Any, seed: Any, but: type | None = None) -> Any:
+    """The configuration of a sampler, and of those that it is made of, with this seed.
+
+    Args:
+        node: The configuration.
+        seed: Whatever takes one gets it.
+        but: Samplers of this class keep theirs.
+    """
+    if not isinstance(node, dict):
+        return node
+    changed = {key: _with_seed(value, seed, but) for key, value in node.items()}
+    if "_target_" not in node:
+        return changed
+    target = get_object(node["_target_"])
+    keeps = but is not None and inspect.isclass(target) and issubclass(target, but)
+    if not keeps and ("seed" in node or "seed" in inspect.signature(target).parameters):
+        changed["seed"] = seed
+    return changed
+
+
+def _own_qmc(node: Any) -> Any:
+    """The configuration with our QMC sampler for Optuna's, of which all trials share the seed.
+
+    What it leaves to another sampler is drawn with a seed of the trial's.
+    """
+    if not isinstance(node, dict):
+        return node
+    changed = {key: _own_qmc(value) for key, value in node.items()}
+    if "_target_" in node and get_object(node["_target_"]) is QMCSampler:
+        changed["_target_"] = f"{NumberedQMCSampler.__module__}.{NumberedQMCSampler.__name__}"
+        if changed.get("independent_sampler") is None:
+            changed["independent_sampler"] = {"_target_": "optuna.samplers.RandomSampler"}
+    return changed
+
+
+def _with(node: Any, key: str, value: Any) -> Any:
+    """The configuration with another value wherever there is such a key."""
+    if not isinstance(node, dict):
+        return node
+    return {name: value if name == key else _with(old, key, value) for name, old in node.items()}

@@ -7,6 +7,8 @@ what the storage holds, so any process can die at any point:
 - A trial whose worker died, or stopped, is put back: it becomes WAITING again, with its number,
   its values and its directory, where its last checkpoint lies.
 - A finished trial is told only by the worker whose name it still bears.
+- A storage that goes away in the middle may have stored what it did not acknowledge: the decision
+  is made once more, and finds what it has done already.
 """
 
 from __future__ import annotations
@@ -14,19 +16,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import random
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from slicewise.errors import SlicewiseError
 from sweep.study.attributes import (
@@ -38,13 +39,13 @@ from sweep.study.attributes import (
     WORKER,
 )
 from sweep.study.space import Point, SearchSpace
-from sweep.study.storage import locked
+from sweep.study.storage import decided
 from sweep.trial.outcome import End, Outcome
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# Draws that may hit a point already taken, before the free points are listed.
-_REDRAWS = 10
 # Impossible points for each trial of the budget, after which the space is taken for empty.
 _IMPOSSIBLE_PER_TRIAL = 10
 # Impossible points in a row with one and the same reason, after which it is no matter of points.
@@ -124,8 +125,7 @@ class _Ledger:
         if trial.user_attrs.get(IMPOSSIBLE):
             self._impossible[trial.number] = str(trial.user_attrs.get(REASON))
         # A trial keeps its point for good, also while it waits for another worker.
-        given = trial.system_attrs.get("fixed_params", {})
-        point = self._space.point({**given, **trial.params})
+        point = self._space.point_of(trial)
         if point is not None:
             self.taken.add(point)
 
@@ -159,52 +159,19 @@ class SharedStudy:
         self._config = config
         self._ledger = _Ledger(space)
         self._size = space.size()
-        # Of a space small enough to be run whole: the points in order, those taken passed over.
-        self._in_order = space.points() if self._size <= budget.n_trials else None
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Alone with the study."""
-        with locked(self.storage, self.study.study_name, self.directory):
-            yield
 
     def claim(self, worker: str, dead: set[str]) -> Trial | Rest:
         """Takes the next trial, or says why there is none.
 
         Args:
-            worker: Name of the claiming worker.
+            worker: Name of the claiming worker, which runs none.
             dead: Names of workers that no longer live; their trials are put back first.
         """
-        with self.lock():
-            self.put_back_trials_of(dead)
-            rest = self._rest()
-            if rest is not None:
-                return rest
-            trial = self.study.ask()
-            if not math.isinf(self._size) and self._is_blank(trial):
-                trial = self._with_point(trial, self._free_point(trial))
-            self.space.suggest(self._config, trial)
-            trial.set_user_attr(WORKER, worker)
-            trial.set_user_attr(DIRECTORY, str(self.directory / str(trial.number)))
-            return trial
+        return self._decided(lambda: self._claim(worker, dead))
 
-    def put_back_trials_of(self, dead: set[str]) -> list[int]:
-        """Puts back the running trials of dead workers; the study must be locked.
-
-        Returns:
-            The numbers of the trials that wait again.
-        """
-        put_back = []
-        for trial in self._trials():
-            if trial.state is not TrialState.RUNNING:
-                continue
-            worker = trial.user_attrs.get(WORKER)
-            # The study is locked, so a trial without a name lost its worker while it was made.
-            if worker is not None and worker not in dead:
-                continue
-            if self._retry(trial, f"worker {worker} died"):
-                put_back.append(trial.number)
-        return put_back
+    def put_back_trials_of(self, dead: set[str]) -> None:
+        """Puts back the running trials of dead workers, as far as they may be tried again."""
+        self._decided(lambda: self._put_back_trials_of(dead, self._trials()))
 
     def put_back(self, trial: Trial, worker: str, death: str | None = None) -> None:
         """Puts back a trial that stopped before its end; someone goes on with it later.
@@ -214,13 +181,16 @@ class SharedStudy:
             worker: Who was given it.
             death: What died under it; None: it was asked to stop.
         """
-        with self.lock():
+
+        def decide() -> None:
             if not self._belongs(trial, worker):
                 return
             if death is None:
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
             else:
                 self._retry(self.storage.get_trial(trial._trial_id), death)
+
+        self._decided(decide)
 
     def tell(
         self,
@@ -238,10 +208,18 @@ class SharedStudy:
         Returns:
             False where the trial has meanwhile been given to someone else: then nothing is told.
         """
-        with self.lock():
+        tried = False
+
+        def decide() -> bool:
+            nonlocal tried
+            stored = self.storage.get_trial(trial._trial_id)
+            if tried and stored.state.is_finished() and stored.user_attrs.get(WORKER) == worker:
+                # It was told, and only the acknowledgement was lost.
+                return True
             if not self._belongs(trial, worker):
                 log.warning("Trial %d belongs to another worker by now", trial.number)
                 return False
+            tried = True
             if outcome.end is End.IMPOSSIBLE:
                 trial.set_user_attr(IMPOSSIBLE, True)
             if outcome.reason:
@@ -253,9 +231,11 @@ class SharedStudy:
                 self.study.tell(trial, state=TrialState.FAIL)
             return True
 
+        return self._decided(decide)
+
     def rest(self) -> Rest | None:
         """Why no trial would start now, or None where one would."""
-        return self._rest()
+        return self._rest(self._trials())
 
     def finished(self) -> int:
         """How many trials count: complete and pruned."""
@@ -265,9 +245,67 @@ class SharedStudy:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _rest(self) -> Rest | None:
+    def _decided(self, decision: Callable[[], T]) -> T:
+        return decided(self.storage, self.study.study_name, self.directory, decision)
+
+    def _claim(self, worker: str, dead: set[str]) -> Trial | Rest:
+        trials = self._put_back_trials_of(dead, self._trials())
+        claimed = self._claimed_by(worker, trials)
+        if claimed is None:
+            rest = self._rest(trials)
+            if rest is not None:
+                return rest
+            claimed = self._take_waiting(worker, trials)
+        if claimed is None:
+            # The worker's name is on it from the beginning: should it not learn of its trial, it
+            # finds it, and should it die, others do.
+            named = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: worker})
+            claimed = self.storage.create_new_trial(self.study._study_id, named)
+        # As `Study.ask`: samplers look at the trials once for each trial.
+        self.study._thread_local.cached_all_trials = None
+        trial = Trial(self.study, claimed)
+        self.space.suggest(self._config, trial)
+        # Written last: the claim is complete.
+        trial.set_user_attr(DIRECTORY, str(self.directory / str(trial.number)))
+        return trial
+
+    def _claimed_by(self, worker: str, trials: Sequence[FrozenTrial]) -> int | None:
+        """The trial of a claim that was interrupted, as its worker runs none."""
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and trial.user_attrs.get(WORKER) == worker:
+                return trial._trial_id
+        return None
+
+    def _take_waiting(self, worker: str, trials: Sequence[FrozenTrial]) -> int | None:
+        """The first trial that waits, turned RUNNING."""
+        for trial in trials:
+            if trial.state is not TrialState.WAITING:
+                continue
+            # Before it runs, so that a trial of our name is found that runs without our knowing.
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_user_attr(trial._trial_id, WORKER, worker)
+                if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                    return trial._trial_id
+        return None
+
+    def _put_back_trials_of(
+        self, dead: set[str], trials: Sequence[FrozenTrial]
+    ) -> Sequence[FrozenTrial]:
+        """Puts back; returns the trials as they are then."""
+        # The study is locked, so a trial without a name lost its worker while it was made.
+        lost = [
+            trial
+            for trial in trials
+            if trial.state is TrialState.RUNNING
+            and ((worker := trial.user_attrs.get(WORKER)) is None or worker in dead)
+        ]
+        for trial in lost:
+            self._retry(trial, f"worker {trial.user_attrs.get(WORKER)} died")
+        return self._trials() if lost else trials
+
+    def _rest(self, trials: Sequence[FrozenTrial]) -> Rest | None:
         ledger, budget = self._ledger, self.budget
-        ledger.update(self._trials())
+        ledger.update(trials)
         if ledger.finished >= budget.n_trials:
             return Rest.BUDGET
         if ledger.failed > budget.max_failures:
@@ -283,49 +321,7 @@ class SharedStudy:
             return Rest.WAIT if running else Rest.EXHAUSTED
         return None
 
-    def _is_blank(self, trial: Trial) -> bool:
-        """Whether a trial has no values yet, neither suggested nor enqueued."""
-        stored = self.storage.get_trial(trial._trial_id)
-        return not stored.params and "fixed_params" not in stored.system_attrs
-
-    def _with_point(self, trial: Trial, point: dict[str, Any]) -> Trial:
-        """The trial, bound to suggest the values of a point."""
-        self.storage.set_trial_system_attr(trial._trial_id, "fixed_params", point)
-        return Trial(self.study, trial._trial_id)
-
-    def _free_point(self, trial: Trial) -> dict[str, Any]:
-        """A point of a finite space that no trial has yet; there is one."""
-        taken = self._ledger.taken
-        if self._in_order is not None:
-            return next(p for p in self._in_order if self.space.point(p) not in taken)
-        for _ in range(_REDRAWS):
-            point = self._drawn(trial)
-            if self.space.point(point) not in taken:
-                return point
-            trial = Trial(self.study, trial._trial_id)
-        # The sampler keeps to what it knows: let chance choose among what is left.
-        chance = random.Random(trial.number)
-        if len(taken) * 4 < self._size:
-            values = {k: d.values() or [] for k, d in self.space.dimensions.items()}
-            while True:
-                point = {key: chance.choice(options) for key, options in values.items()}
-                if self.space.point(point) not in taken:
-                    return point
-        return chance.choice([p for p in self.space.points() if self.space.point(p) not in taken])
-
-    def _drawn(self, trial: Trial) -> dict[str, Any]:
-        """What the sampler suggests for a trial, before anything is stored."""
-        stored = self.storage.get_trial(trial._trial_id)
-        return {
-            key: trial.relative_params[key]
-            if key in trial.relative_params
-            else self.study.sampler.sample_independent(
-                self.study, stored, key, dimension.distribution
-            )
-            for key, dimension in self.space.dimensions.items()
-        }
-
-    def _retry(self, trial: FrozenTrial, death: str) -> bool:
+    def _retry(self, trial: FrozenTrial, death: str) -> None:
         """Lets a trial wait again under which something died, unless it happened too often."""
         attempts = trial.user_attrs.get(ATTEMPTS, 0) + 1
         self.storage.set_trial_user_attr(trial._trial_id, ATTEMPTS, attempts)
@@ -335,10 +331,9 @@ class SharedStudy:
             self.storage.set_trial_user_attr(trial._trial_id, REASON, reason)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             log.warning("Trial %d failed: %s", trial.number, reason)
-            return False
+            return
         self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         log.warning("Trial %d waits again: %s", trial.number, death)
-        return True
 
     def _belongs(self, trial: Trial, worker: str) -> bool:
         stored = self.storage.get_trial(trial._trial_id)

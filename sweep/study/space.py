@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf._utils import split_key
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.overrides import element_text, override_text
@@ -187,6 +187,10 @@ class SearchSpace:
                     "Another search is another study: study=NAME",
                 ) from error
         return replace(self, dimensions=dimensions)
+
+    def point_of(self, trial: FrozenTrial) -> Point | None:
+        """The point that a trial has, or, enqueued by hand, will have; None where it has none."""
+        return self.point({**trial.system_attrs.get("fixed_params", {}), **trial.params})
 
     def describe(self) -> dict[str, Any]:
         """The space as JSON values, to compare with another's."""

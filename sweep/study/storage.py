@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import optuna
@@ -18,13 +20,20 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._grpc import client
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from slicewise.errors import ArgumentError
 from sweep.passwords import take_password, without_password
+from sweep.study.attributes import WORKER
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+# A study's storage in its own folder, where none was asked for.
+OWN_STORAGE = "study.db"
 # How long a storage may be away before a sweep gives up on it.
 PATIENCE_SECONDS = 600.0
 # How long one SQLite connection waits for another's write.
@@ -43,12 +52,53 @@ _KEEPALIVE = {
 _OPENING_ATTEMPTS = 20
 
 
-def absolute_url(url: str | None) -> str | None:
+def storage_url(url: str | None, directory: Path) -> str:
+    """The URL under which every process of a sweep finds its storage, from any working directory.
+
+    Args:
+        url: As it was given. What would be one process's memory, null or SQLite's, becomes a file
+            in the study's folder: what is computed must be found again.
+        directory: The study's folder.
+
+    Raises:
+        ArgumentError: No URL can name a file in such a folder.
+    """
+    if is_memory(url):
+        if "?" in str(directory.absolute()):
+            allowed = "a storage, as this study's folder has a ? in its name"
+            raise ArgumentError("hydra.sweeper.storage", url, allowed)
+        return f"sqlite:///{directory.absolute() / OWN_STORAGE}"
+    assert url is not None
+    return absolute_url(url)
+
+
+def is_memory(url: str | None) -> bool:
+    """Whether a storage would be this process's memory: null, or SQLite without a file."""
+    if url is None:
+        return True
+    with contextlib.suppress(sqlalchemy.exc.ArgumentError, ValueError):
+        parsed = sqlalchemy.make_url(url)
+        named = ":memory:" in str(parsed.database) or parsed.query.get("mode") == "memory"
+        return parsed.get_backend_name() == "sqlite" and (not parsed.database or named)
+    return False
+
+
+def absolute_url(url: str) -> str:
     """The URL of the same storage from any working directory."""
-    if url is None or not url.startswith("sqlite:///"):
+    path = _sqlite_path(url)
+    if path is None or path.is_absolute():
         return url
-    path = url.removeprefix("sqlite:///")
-    return url if path in ("", ":memory:") else f"sqlite:///{Path(path).absolute()}"
+    parsed = sqlalchemy.make_url(url).set(database=str(path.absolute()))
+    return parsed.render_as_string(hide_password=False)
+
+
+def short_url(url: str) -> str:
+    """The URL as one writes it in the working directory."""
+    path = _sqlite_path(url)
+    if path is None or not path.absolute().is_relative_to(Path.cwd()):
+        return url
+    parsed = sqlalchemy.make_url(url).set(database=str(path.absolute().relative_to(Path.cwd())))
+    return parsed.render_as_string(hide_password=False)
 
 
 def existing_sqlite_file(url: str) -> None:
@@ -57,26 +107,34 @@ def existing_sqlite_file(url: str) -> None:
     Raises:
         ArgumentError: It is not there.
     """
-    path = url.removeprefix("sqlite:///")
-    if path != url and not Path(path).is_file():
+    path = _sqlite_path(url)
+    if path is not None and not path.is_file():
         raise ArgumentError(
             "storage", url, "the storage of a sweep that has run; run one: python -m sweep -m ..."
         )
 
 
-def open_storage(url: str | None, wait: bool = False) -> BaseStorage:
+def _sqlite_path(url: str) -> Path | None:
+    """The file behind a URL, None where it is not one of SQLite."""
+    with contextlib.suppress(sqlalchemy.exc.ArgumentError, ValueError):
+        parsed = sqlalchemy.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and not is_memory(url):
+            database = str(parsed.database)
+            return None if database.startswith("file:") else Path(database)
+    return None
+
+
+def open_storage(url: str, wait: bool = False) -> BaseStorage:
     """Opens a storage for reading and writing; makes it where it is a new SQLite file.
 
     Args:
         url: An SQLAlchemy URL as Optuna takes it (`sqlite:///...`, `postgresql+psycopg://...`),
-            `grpc://HOST:PORT` for Optuna's gRPC proxy, or None for this process's memory.
+            or `grpc://HOST:PORT` for Optuna's gRPC proxy.
         wait: Wait for a storage that is away, as its calls do later; else that is an error.
 
     Raises:
         ArgumentError: The URL is not one, its driver is not installed, or nothing answers there.
     """
-    if url is None:
-        return InMemoryStorage()
     url = take_password(url)
     opener = _open_proxy if url.startswith("grpc://") else _open_database
     try:
@@ -222,6 +280,39 @@ def _locked_connection(
     return connection
 
 
+# Whether this thread decides something: then no call to the storage waits by itself.
+_thread = threading.local()
+
+
+def decided(storage: BaseStorage, study_name: str, directory: Path, decision: Callable[[], T]) -> T:
+    """Decides alone with a study; from the beginning again where the storage goes away meanwhile.
+
+    What was written last may be stored all the same, and only the acknowledgement be lost; and a
+    server frees the lock of a connection that is lost. So a decision must look first what it has
+    done already.
+
+    Args:
+        storage: Of the study.
+        study_name: Which study.
+        directory: Its folder, see `locked`.
+        decision: What reads and writes.
+
+    Returns:
+        What the decision returned.
+    """
+
+    def attempt() -> T:
+        with locked(storage, study_name, directory):
+            _thread.decides = True
+            try:
+                return decision()
+            finally:
+                _thread.decides = False
+
+    result: T = patiently(attempt)
+    return result
+
+
 def patiently(call: Callable[[], Any]) -> Any:
     """Calls, and calls again while the storage is away, for up to `PATIENCE_SECONDS`."""
     started: float | None = None
@@ -246,6 +337,8 @@ def _patient_method(base: type[BaseStorage], name: str) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(self: BaseStorage, *args: Any, **kwargs: Any) -> Any:
+        if getattr(_thread, "decides", False):
+            return method(self, *args, **kwargs)
         return patiently(lambda: method(self, *args, **kwargs))
 
     return call
@@ -253,6 +346,27 @@ def _patient_method(base: type[BaseStorage], name: str) -> Callable[..., Any]:
 
 class _PatientStorage(RDBStorage):
     """Optuna's storage, every call of which waits out a storage that is away."""
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> Any:
+        """A new trial, or the one that its worker was given and does not know of.
+
+        Optuna itself tries again, and does not look, where the acknowledgement was lost.
+        """
+        worker = template_trial.user_attrs.get(WORKER) if template_trial is not None else None
+        if worker is not None:
+            attribute = models.TrialUserAttributeModel
+            named = session.query(models.TrialModel).join(attribute)
+            running = named.filter(
+                models.TrialModel.study_id == study_id,
+                models.TrialModel.state == TrialState.RUNNING,
+                attribute.key == WORKER,
+                attribute.value_json == json.dumps(worker),
+            )
+            if (found := running.first()) is not None:
+                return found
+        return super()._get_prepared_new_trial(study_id, template_trial, session)
 
 
 class _PatientProxy(GrpcStorageProxy):
@@ -291,8 +405,8 @@ def sqlite_file(storage: BaseStorage) -> Path | None:
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:
-    if not url.startswith("sqlite:"):
-        parsed = sqlalchemy.make_url(url)
+    parsed = sqlalchemy.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
         connect: dict[str, Any] = {}
         if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
             ours = {"connect_timeout": _CONNECT_SECONDS}
@@ -301,9 +415,8 @@ def _engine_arguments(url: str) -> dict[str, Any]:
             connect = {key: value for key, value in ours.items() if key not in parsed.query}
         # A server that was restarted leaves dead connections in the pool.
         return {"pool_pre_ping": True, "connect_args": connect}
-    path = url.removeprefix("sqlite:///")
-    if path and path != ":memory:":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if (path := _sqlite_path(url)) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     return {"connect_args": {"timeout": _SQLITE_TIMEOUT_SECONDS}}
 
 

@@ -22,9 +22,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from slicewise.errors import ArgumentError, SlicewiseError
-from slicewise.trust import is_trusted
 from sweep.trial.renamed import current_name
-from sweep.trust import trusted_targets
+from sweep.trust import check_trusted, trusted_targets
 
 # How constructors of torch and Lightning, and Hydra itself, report a wrong value.
 _MISTAKES = (
@@ -91,13 +90,7 @@ def _target(group: str, name: str) -> Any:
             "the dotted name of a class",
             f"For example: {group}._target_=my_package.mine.MyClass",
         )
-    if not is_trusted(name, trusted_targets()):
-        raise ArgumentError(
-            f"{group}._target_",
-            name,
-            ", ".join(trusted_targets()),
-            f"To trust your own code: SLICEWISE_TRUSTED='{name.partition('.')[0]}.*' python -m ...",
-        )
+    check_trusted(group, name, trusted_targets())
     try:
         return get_object(name)
     except (ImportError, AttributeError, ValueError, InstantiationException) as error:

@@ -21,6 +21,7 @@ from rich.table import Table
 from slicewise.atomic import write_atomically
 from sweep.study.attributes import FINISHED, REASON
 from sweep.study.places import rerun_command, trial_folder
+from sweep.study.plan import DEFAULT_STORAGE, command_of
 from sweep.trial.metrics import METRICS, Metrics, heading_of, seen_in
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
@@ -62,7 +63,12 @@ def _found(study: optuna.Study, trial: FrozenTrial, directory: Path) -> dict[str
     }
 
 
-def show_study(study: optuna.Study, directory: Path, console: Console | None = None) -> None:
+def show_study(
+    study: optuna.Study,
+    directory: Path,
+    console: Console | None = None,
+    storage_url: str = DEFAULT_STORAGE,
+) -> None:
     """Prints the trials, best first, and where to go from here."""
     console = console or Console(highlight=False)
     counts = dict.fromkeys(TrialState, 0)
@@ -81,7 +87,8 @@ def show_study(study: optuna.Study, directory: Path, console: Console | None = N
         place = trial_folder(study, best, directory)
         console.print(f"Best student: {os.path.relpath(place)}", soft_wrap=True, markup=False)
         console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
-        console.print("All studies:  python -m sweep.dashboard", soft_wrap=True)
+        dashboard = command_of("sweep.dashboard", None, storage_url)
+        console.print(f"All studies:  {dashboard}", markup=False, soft_wrap=True)
     report = directory / REPORT_NAME
     if report.is_file():
         console.print(f"Look at it:   {os.path.relpath(report)}", soft_wrap=True)

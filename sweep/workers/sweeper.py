@@ -41,10 +41,11 @@ from sweep.study.identity import check_identity, identity_of, stored_distributio
 from sweep.study.places import beside_storage
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
-from sweep.study.samplers import new_pruner, new_sampler
+from sweep.study.sampler_check import check_samplers
+from sweep.study.samplers import new_pruner, new_sampler, seeded
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import CustomSearchSpace, SearchSpace
-from sweep.study.storage import absolute_url, open_storage
+from sweep.study.storage import is_memory, open_storage, short_url, storage_url
 from sweep.trial.metrics import metric_named
 from sweep.trial.record import record_files
 from sweep.view.picture import onlooking
@@ -92,7 +93,7 @@ def sweep(
         arguments: The command line's overrides.
         sampler, pruner: Configurations of Optuna's.
         direction: `minimize` or `maximize`; a list for several values.
-        storage: URL, see `sweep.study.storage.open_storage`; None: memory, for one worker.
+        storage: URL, see `sweep.study.storage.open_storage`; None: a file in the study's folder.
         study_name: Also the name under which it is resumed; None: the sweep folder's name.
         n_trials: Finished trials of the whole study.
         n_jobs: Number of workers, or `auto`.
@@ -126,19 +127,27 @@ def sweep(
         config.study = study_name
     directory = Path(config.hydra.sweep.dir).absolute()
     name = study_name or directory.name
-    url = absolute_url(_without_secrets(config, storage))
+    storage = _without_secrets(config, storage)
+    url = storage_url(storage, directory)
+    if is_memory(storage):
+        given = "null" if storage is None else storage
+        log.info("hydra.sweeper.storage=%s: the study is kept in %s", given, short_url(url))
     budget = Budget(
         _at_least("n_trials", n_trials, 1),
         _rate(max_failure_rate),
         _at_least("max_retries", max_retries, 0),
         None if timeout is None else time.time() + timeout,
     )
-    make_sampler = functools.partial(new_sampler, _plain(sampler), space, n_trials)
-    make_pruner = functools.partial(new_pruner, _plain(pruner))
+    sampler_node, pruner_node = seeded(_plain(sampler)), _plain(pruner)
+    make_sampler = functools.partial(new_sampler, sampler_node, space, n_trials)
+    make_pruner = functools.partial(new_pruner, pruner_node)
+    directions = _directions(direction)
+    check_samplers(sampler_node, pruner_node, space, n_trials, directions)
+    workers = _number_of_workers(config, n_jobs, workers_per_gpu)
 
     TrialComposer(config, hydra_context, _pinned(space, name, directory, config)).check()
     opened = open_storage(url)
-    study = open_study(name, opened, make_sampler(), make_pruner(), _directions(direction))
+    study = open_study(name, opened, make_sampler(), make_pruner(), directions)
     _check_folder(study, directory)
     space = space.as_stored(stored_distributions(study), name)
     check_identity(study, identity_of(config, space), force)
@@ -160,7 +169,6 @@ def sweep(
     if rest in (Rest.BUDGET, Rest.EXHAUSTED):
         log.info("Study %s is finished: %s", name, rest.value)
     else:
-        workers = _number_of_workers(config, n_jobs, workers_per_gpu, url)
         sweep_name = secrets.token_hex(3)
         worker = Worker(
             config=config,
@@ -168,7 +176,7 @@ def sweep(
             task_function=task_function,
             space=_pinned(space, name, directory, config),
             budget=budget,
-            storage=url or opened,
+            storage=url,
             study_name=name,
             directory=directory,
             sampler=make_sampler,
@@ -189,8 +197,8 @@ def sweep(
         )
         _launch(worker, workers, study, config, hydra_context, arguments)
     save_results(study, directory)
-    _write_report(study, directory, url)
-    show_study(study, directory)
+    _write_report(study, directory, short_url(url))
+    show_study(study, directory, storage_url=short_url(url))
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     if shared.rest() is Rest.FAILURES:
         raise SlicewiseError(f"the sweep stopped: {_failures(failed, budget)}")
@@ -264,7 +272,7 @@ def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
     return url
 
 
-def _write_report(study: optuna.Study, directory: Path, storage: str | None) -> None:
+def _write_report(study: optuna.Study, directory: Path, storage: str) -> None:
     """Writes the report; a sweep does not fail for want of it."""
     try:
         write_report(study, directory, storage)
@@ -352,9 +360,7 @@ def _directions(direction: Any) -> list[str]:
     return names
 
 
-def _number_of_workers(
-    config: DictConfig, n_jobs: int | str, workers_per_gpu: int, url: str | None
-) -> int:
+def _number_of_workers(config: DictConfig, n_jobs: int | str, workers_per_gpu: int) -> int:
     launcher = config.hydra.runtime.choices.get("hydra/launcher")
     if started_by_torchrun() and launcher != "basic":
         raise ArgumentError(
@@ -366,15 +372,7 @@ def _number_of_workers(
     per_gpu = _at_least("workers_per_gpu", workers_per_gpu, 1)
     if n_jobs == "auto":
         return max(1, len(visible_gpus()) * per_gpu // Placement.of(config).devices)
-    workers = _at_least("n_jobs", n_jobs, 1)
-    if url is None and not (workers == 1 and launcher == "basic"):
-        raise ArgumentError(
-            "hydra.sweeper.storage",
-            None,
-            "a storage that processes can share, such as sqlite:///multirun/studies.db",
-            "In memory: one worker in this process, hydra/launcher=basic hydra.sweeper.n_jobs=1",
-        )
-    return workers
+    return _at_least("n_jobs", n_jobs, 1)
 
 
 def _threads(config: DictConfig, workers: int) -> int | None:

@@ -58,7 +58,7 @@ class Worker:
         task_function: What runs one trial.
         space: What is searched.
         budget: When there is enough.
-        storage: URL, or the storage itself where all runs in one process.
+        storage: URL of the study's.
         study_name: Which study.
         directory: The study's folder.
         sampler: Makes Optuna's sampler in the worker.
@@ -75,7 +75,7 @@ class Worker:
     task_function: TaskFunction
     space: SearchSpace
     budget: Budget
-    storage: Any
+    storage: str
     study_name: str
     directory: Path
     sampler: Callable[[], optuna.samplers.BaseSampler]
@@ -94,7 +94,7 @@ class Worker:
         # A replacement must not pass for the worker that died in its place.
         place = Path(HydraConfig.get().runtime.output_dir).name
         name = f"{self.sweep}/{place}-{secrets.token_hex(2)}"
-        storage = open_storage(self.storage) if _is_url(self.storage) else self.storage
+        storage = open_storage(self.storage)
         study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
         shared = SharedStudy(study, storage, self.directory, self.space, self.budget, self.config)
         watch = Lookout(study, storage, name, self.sweep, self.heartbeat)
@@ -242,7 +242,3 @@ def _returning_ends(task: TaskFunction, swept: Collection[str]) -> TaskFunction:
             return outcome
 
     return run
-
-
-def _is_url(storage: Any) -> bool:
-    return isinstance(storage, str)

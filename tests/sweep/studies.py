@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.study.attributes import ATTEMPTS, DIRECTORY, IDENTITY, REASON, WORKER
@@ -53,7 +54,9 @@ def make_study(
     home.mkdir(parents=True)
     study = optuna.create_study(
         study_name="mine",
-        storage=open_storage(None if in_memory else f"sqlite:///{folder}/multirun/studies.db"),
+        storage=InMemoryStorage()
+        if in_memory
+        else open_storage(f"sqlite:///{folder}/multirun/studies.db"),
         directions=["minimize"] * len(objectives),
     )
     study.set_metric_names(list(objectives))

@@ -20,10 +20,10 @@ from optuna.trial import Trial, TrialState
 
 from slicewise.errors import SlicewiseError
 from sweep.study.identity import check_identity
-from sweep.study.samplers import LearningStudy
+from sweep.study.samplers import LearningStudy, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import SearchSpace
-from sweep.study.storage import open_storage
+from sweep.study.storage import locked, open_storage
 from sweep.trial.outcome import End, Outcome
 
 quiet_optuna()
@@ -34,13 +34,16 @@ def shared(
     arguments: list[str],
     n_trials: int,
     storage: Any = None,
-    sampler: optuna.samplers.BaseSampler | None = None,
+    sampler: str = "RandomSampler",
+    seed: int = 0,
     **budget: Any,
 ) -> SharedStudy:
     storage = storage or InMemoryStorage()
-    sampler = sampler or optuna.samplers.RandomSampler(seed=0)
-    study = open_study("s", storage, sampler, optuna.pruners.NopPruner(), ["minimize"])
     space = SearchSpace.parse(arguments)
+    node = {"_target_": f"optuna.samplers.{sampler}", "seed": seed}
+    made, pruner = new_sampler(node, space, n_trials), optuna.pruners.NopPruner()
+    open_study("s", storage, made, pruner, ["minimize"])
+    study = LearningStudy("s", storage, made, pruner)
     return SharedStudy(study, storage, directory, space, Budget(n_trials, **budget))
 
 
@@ -73,8 +76,7 @@ def test_a_space_of_exactly_the_budget_is_run_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "RandomSampler", "NSGAIISampler"])
 def test_a_larger_finite_space_never_repeats_a_point(tmp_path: Path, sampler: str) -> None:
-    made = getattr(optuna.samplers, sampler)(seed=1)
-    study = shared(tmp_path, ["a=range(0,6)", "b=1,2,3,4,5,6"], n_trials=35, sampler=made)
+    study = shared(tmp_path, ["a=range(0,6)", "b=1,2,3,4,5,6"], n_trials=35, sampler=sampler)
     points = run_all(study)
     assert len(points) == 35
     assert len({tuple(point.items()) for point in points}) == 35
@@ -126,7 +128,7 @@ def test_a_trial_lost_between_its_making_and_its_naming_is_not_lost(tmp_path: Pa
     study = shared(tmp_path, ["a=1,2"], n_trials=2)
     study.study.ask()
     assert claim(study, "w").number == 0
-    assert claim(study, "w").params == {"a": 2}
+    assert claim(study, "v").params == {"a": 2}
 
 
 def test_a_stopped_trial_goes_on_elsewhere(tmp_path: Path) -> None:
@@ -162,9 +164,9 @@ def test_a_sampler_learns_where_points_are_impossible(tmp_path: Path, seed: int)
     """The best lies at the bound, as with students of at most so many parameters."""
     found = {}
     for kind in (optuna.Study, LearningStudy):
-        sampler = optuna.samplers.TPESampler(seed=seed)
-        study = shared(tmp_path, ["x=interval(0,1)", "y=interval(0,1)"], 40, sampler=sampler)
-        study.study = kind("s", study.storage, sampler)
+        space = ["x=interval(0,1)", "y=interval(0,1)"]
+        study = shared(tmp_path, space, 40, sampler="TPESampler", seed=seed)
+        study.study = kind("s", study.storage, study.study.sampler)
         while isinstance(trial := study.claim("w", set()), Trial):
             size = trial.params["x"] + trial.params["y"]
             if size > 0.5:
@@ -187,7 +189,7 @@ def test_a_mistake_that_every_point_shares_ends_the_study_early(tmp_path: Path) 
 
 def test_no_trial_starts_after_the_deadline(tmp_path: Path) -> None:
     study = shared(tmp_path, ["a=1,2"], n_trials=2, deadline=time.time() + 0.05)
-    claim(study)
+    claim(study, "v")
     time.sleep(0.06)
     assert study.claim("w", set()) is Rest.TIMEOUT
 
@@ -235,8 +237,7 @@ def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_t
             elif event == "stop":
                 study.put_back(trial, worker)
             else:
-                with study.lock():
-                    study.put_back_trials_of({worker})
+                study.put_back_trials_of({worker})
         finished = study.finished()
         assert finished + len(running) <= n_trials
     for trial, worker in running:
@@ -277,7 +278,7 @@ def test_processes_share_a_budget_to_the_trial(tmp_path: Path) -> None:
 
 def _die_holding_the_lock(url: str, directory: str) -> None:
     study = shared(Path(directory), ["a=1,2"], 2, open_storage(url))
-    with study.lock():
+    with locked(study.storage, "s", study.directory):
         study.study.ask()
         os.kill(os.getpid(), signal.SIGKILL)
 
