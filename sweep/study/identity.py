@@ -268,7 +268,7 @@ def _differences(known: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     Another version has other keys, so of its configuration only those count that both know.
     """
     before, now = _flat(_normal(known)), _flat(_normal(identity))
-    same_version = known.get(_VERSION) == identity[_VERSION]
+    same_version = known.get(_VERSION) == identity.get(_VERSION)
     differences = []
     for key in sorted({*before, *now}):
         both_know = key in before and key in now and not _is_interpolation(now[key])
@@ -287,8 +287,10 @@ def _same(one: Any, other: Any) -> bool:
 def _normal(identity: dict[str, Any]) -> dict[str, Any]:
     """Without what does not decide by today's rule, and the order of choices."""
     return {
-        "space": {key: _in_order(dimension) for key, dimension in identity["space"].items()},
-        "config": _deciding(identity["config"]),
+        "space": {
+            key: _in_order(dimension) for key, dimension in identity.get("space", {}).items()
+        },
+        "config": _deciding(identity.get("config", {})),
         "overrides": identity.get("overrides", {}),
     }
 

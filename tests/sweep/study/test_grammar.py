@@ -556,7 +556,7 @@ def test_no_option_of_a_group_that_a_fit_needs_is_a_mistake(
 ) -> None:
     assert sweep("study=a", f"{group}=[]") == 1
     said = capfd.readouterr().err
-    assert f"Error: {group}=null: allowed: one of its options" in said
+    assert f"Error: {group}: missing; choose one of {group}=..." in said
     assert "Traceback" not in said
 
 
