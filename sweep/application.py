@@ -53,7 +53,7 @@ def run(config: DictConfig) -> Any:
 
 
 def rehearse(config: DictConfig) -> None:
-    """Tries out what a trial is made of, before any trial: `hydra.sweeper.rehearsal`.
+    """Tries out what a trial is made of, before any trial.
 
     Raises:
         SlicewiseError: The trial could not be run.
@@ -66,3 +66,7 @@ def rehearse(config: DictConfig) -> None:
         rehearsal.check_settings(config)
     else:
         rehearsal.rehearse(config)
+
+
+# Where the sweeper's workers find it.
+vars(run)["rehearse"] = rehearse

@@ -82,14 +82,15 @@ def sweep(
     workers_per_gpu: int,
     custom_search_space: str | None,
     params: DictConfig | None,
-    rehearsal: str | None,
 ) -> None:
     """Runs a study until its budget is met, or goes on with it.
 
     Args:
         config: The sweep's configuration, Hydra's own part included.
         hydra_context: From Hydra.
-        task_function: What runs one trial and returns its value, or values.
+        task_function: What runs one trial and returns its value, or values. Its attribute
+            `rehearse`, if it has one, raises what is wrong with a trial's configuration: what is
+            wrong with all trials alike is then found before any starts.
         arguments: The command line's overrides.
         sampler, pruner: Configurations of Optuna's.
         direction: `minimize` or `maximize`; a list for several values.
@@ -104,8 +105,6 @@ def sweep(
         workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
         custom_search_space: Dotted path of a function (configuration, trial) that suggests more.
         params: Further overrides, as a map; the command line's go before them.
-        rehearsal: Dotted path of a function (configuration of a trial) that raises what is wrong
-            with it; what is wrong with all trials alike is found before any starts.
 
     Raises:
         SlicewiseError: The study cannot be opened, or too many trials failed.
@@ -184,7 +183,6 @@ def sweep(
             sweep=sweep_name,
             heartbeat=heartbeat,
             threads=_threads(config, workers),
-            rehearsal=rehearsal,
         )
         log.info(
             "Study %s: %d of %d trials done, %d worker%s, in %s",

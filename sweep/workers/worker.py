@@ -22,7 +22,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from optuna.exceptions import UpdateFinishedTrialError
@@ -66,8 +65,6 @@ class Worker:
         sweep: The sweep's name in the study.
         heartbeat: Seconds between two signs of life.
         threads: CPU threads of each of its processes; None: as the environment says.
-        rehearsal: Dotted path of a function that raises what is wrong with a trial's
-            configuration; None: only trials will tell.
     """
 
     config: DictConfig
@@ -83,7 +80,6 @@ class Worker:
     sweep: str
     heartbeat: float
     threads: int | None
-    rehearsal: str | None = None
 
     def __call__(self, worker_config: DictConfig) -> dict[str, Any]:
         """Works until there is nothing left; returns how many trials it ran and why it ended."""
@@ -128,9 +124,9 @@ class Worker:
 
         A point that cannot be run says nothing about the others, unless they all say the same.
         """
-        if self.rehearsal is None:
+        rehearse = getattr(self.task_function, "rehearse", None)
+        if rehearse is None:
             return None
-        rehearse = get_method(self.rehearsal)
         said = set()
         for point in self.space.samples(self.config):
             try:

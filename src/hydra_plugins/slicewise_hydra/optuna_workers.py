@@ -99,10 +99,6 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # that has shown none for six of them is taken for dead.
     heartbeat: float = 5.0
 
-    # Dotted path of a function (configuration of a trial) that raises what is wrong with it: what
-    # is wrong with all trials alike is then found before any starts. null: only trials will tell.
-    rehearsal: str | None = None
-
 
 class OptunaWorkersSweeper(Sweeper):
     """Runs `n_jobs` long-lived workers that ask one study for trials until its budget is met."""

@@ -42,10 +42,14 @@ def test_three_values_are_three_trials(
     assert "qkv_layers" in said
     assert f"Run it again: python -m sweep.rerun multirun/a/{study.best_trial.number}" in said
     results = yaml.safe_load((folder / "multirun/a/optimization_results.yaml").read_text())
+    best = study.best_trial
+    assert results.pop("metrics")["student_parameters"] == best.user_attrs["student_parameters"]
     assert results == {
         "name": "optuna",
-        "best_params": study.best_params,
-        "best_value": study.best_value,
+        "best_params": best.params,
+        "best_value": best.value,
+        "trial": best.number,
+        "directory": str(best.number),
     }
 
 
@@ -209,9 +213,8 @@ def test_several_directions_give_a_front(
     assert sweep("-m", "study=a", *arguments) == 0
     study = load("a")
     results = yaml.safe_load((folder / "multirun/a/optimization_results.yaml").read_text())
-    assert results["solutions"] == [
-        {"params": t.params, "values": t.values} for t in study.best_trials
-    ]
+    found = [(s["params"], s["values"], s["trial"]) for s in results["solutions"]]
+    assert found == [(t.params, t.values, t.number) for t in study.best_trials]
     assert "pareto" in capfd.readouterr().out
 
 
@@ -250,8 +253,12 @@ def test_a_trial_finished_on_disk_is_told_without_a_fit(sweep: Sweep, record: Re
     assert load("a").trials[1].value == before["valid_l1"]
 
 
-def test_memory_serves_one_worker_only(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_study_in_memory_is_kept_in_its_own_folder(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     memory = ("hydra.sweeper.storage=null", "student.qkv_layers=0,1")
     assert sweep("-m", "study=a", *memory) == 0
-    assert sweep("-m", "study=b", *memory, "hydra.sweeper.n_jobs=2") == 1
-    assert "a storage that processes can share" in capfd.readouterr().err
+    said = capfd.readouterr().out
+    assert "the study is kept in sqlite:///multirun/a/study.db" in said
+    study = optuna.load_study(study_name="a", storage="sqlite:///multirun/a/study.db")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
