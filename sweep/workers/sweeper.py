@@ -138,7 +138,6 @@ def sweep(
         None if timeout is None else time.time() + timeout,
     )
     sampler_node, pruner_node = seeded(_plain(sampler)), _plain(pruner)
-    make_sampler = functools.partial(new_sampler, sampler_node, space, n_trials)
     make_pruner = functools.partial(new_pruner, pruner_node)
     directions = _directions(direction)
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
@@ -146,9 +145,11 @@ def sweep(
 
     TrialComposer(config, hydra_context, _pinned(space, name, directory, config)).check()
     opened = open_storage(url)
-    study = open_study(name, opened, make_sampler(), make_pruner(), directions)
+    # Workers ask with samplers of their own, of the space as the study has it.
+    study = open_study(name, opened, None, make_pruner(), directions)
     _check_folder(study, directory)
     space = space.as_stored(stored_distributions(study), name)
+    make_sampler = functools.partial(new_sampler, sampler_node, space, n_trials)
     check_identity(study, identity_of(config, space), force)
     metrics = OmegaConf.select(config, "objective.metrics")
     if metrics is not None and len(metrics) == len(study.directions):
