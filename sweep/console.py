@@ -59,6 +59,8 @@ def message_of(error: BaseException) -> str | None:
     """The message of a user's mistake, or None where the error is a bug."""
     if isinstance(error, SlicewiseError):
         return str(error)
+    if isinstance(error, CompactHydraException) and isinstance(error.__cause__, SlicewiseError):
+        return str(error)
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     if isinstance(error, MissingConfigException):

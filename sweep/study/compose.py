@@ -153,7 +153,7 @@ class TrialComposer:
 def _samples(dimension: Dimension) -> Sequence[Any]:
     """The values of a choice; of a range or an interval, its ends."""
     if dimension.texts:
-        return (dimension.values() or [])[:_TRIED]
+        return (dimension.listed or [])[:_TRIED]
     distribution: Any = dimension.distribution
     return [distribution.low, distribution.high]
 

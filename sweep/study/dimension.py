@@ -70,10 +70,6 @@ class Dimension:
         assert self.listed is not None
         return self.listed[index]
 
-    def values(self) -> Sequence[Any] | None:
-        """All values, or None where there are infinitely many."""
-        return self.listed
-
     def on_grid(self, value: Any) -> Any:
         """The value itself, or, of steps between real numbers, the one that it stands for.
 

@@ -280,8 +280,9 @@ def _differences(known: dict[str, Any], identity: dict[str, Any]) -> list[str]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are one; to == so are 1 and true."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+    """Whether two values are one; to == so are 1 and true, and nan is not itself."""
+    same = bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+    return same or json.dumps(one) == json.dumps(other)
 
 
 def _normal(identity: dict[str, Any]) -> dict[str, Any]:

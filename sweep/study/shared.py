@@ -39,7 +39,7 @@ from sweep.study.attributes import (
     WORKER,
 )
 from sweep.study.space import Point, SearchSpace
-from sweep.study.storage import decided
+from sweep.study.storage import decided, is_outage
 from sweep.trial.outcome import End, Outcome
 
 T = TypeVar("T")
@@ -264,7 +264,14 @@ class SharedStudy:
         # As `Study.ask`: samplers look at the trials once for each trial.
         self.study._thread_local.cached_all_trials = None
         trial = Trial(self.study, claimed)
-        self.space.suggest(self._config, trial)
+        try:
+            self.space.suggest(self._config, trial)
+        except SlicewiseError as error:
+            if not is_outage(error):
+                # What the custom search space cannot suggest for, nobody can go on with.
+                trial.set_user_attr(REASON, str(error))
+                self.storage.set_trial_state_values(claimed, TrialState.FAIL)
+            raise
         # Written last: the claim is complete.
         trial.set_user_attr(DIRECTORY, str(self.directory / str(trial.number)))
         return trial

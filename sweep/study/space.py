@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,10 +122,16 @@ class SearchSpace:
 
     def samples(self, config: Any) -> Iterator[dict[str, Any]]:
         """A few points that differ in every key that has several values, to try things out on."""
+        for trial in self._sampled(config):
+            yield dict(trial.params)
+
+    def _sampled(self, config: Any) -> Iterator[Trial]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for number in range(_SAMPLES):
             study.enqueue_trial({k: d.sample(number) for k, d in self.dimensions.items()})
-            yield dict(self.suggest(config, study.ask()))
+            trial = study.ask()
+            self.suggest(config, trial)
+            yield trial
 
     def suggest(self, config: Any, trial: Trial) -> dict[str, Any]:
         """Asks the trial for a value of every dimension, then of what `custom` adds."""
@@ -134,7 +141,14 @@ class SearchSpace:
             # As the official sweeper: the callable finds the fixed overrides there.
             for key, text in self.fixed.items():
                 trial.set_user_attr(key, text)
-            self.custom(config, trial)
+            try:
+                self.custom(config, trial)
+            except Exception as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                raise SlicewiseError(
+                    f"hydra.sweeper.custom_search_space={_name_of(self.custom)}: "
+                    f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+                ) from error
         return trial.params
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
@@ -165,32 +179,41 @@ class SearchSpace:
             json.dumps(dimension.on_grid(params[key])) for key, dimension in self.dimensions.items()
         )
 
-    def as_stored(self, stored: Mapping[str, BaseDistribution], study: str) -> SearchSpace:
+    def point_of(self, trial: FrozenTrial) -> Point | None:
+        """The point that a trial has, or, enqueued by hand, will have; None where it has none."""
+        return self.point({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+
+    def as_stored(
+        self, stored: Mapping[str, BaseDistribution], study: str, config: Any
+    ) -> SearchSpace:
         """This space, sampled from the distributions that a study has for its keys.
 
         Args:
             stored: Of the study's trials, by key.
             study: Its name.
+            config: For `custom`.
 
         Raises:
             ArgumentError: Optuna would not take a dimension into that study.
         """
-        dimensions = dict(self.dimensions)
-        for key in dimensions.keys() & stored.keys():
+
+        def known(key: str, own: Dimension) -> Dimension:
             try:
-                dimensions[key] = dimensions[key].as_stored(stored[key])
+                return own.as_stored(stored[key]) if key in stored else own
             except ValueError as error:
                 raise ArgumentError(
                     key,
-                    described(dimensions[key].distribution),
+                    described(own.distribution),
                     f"{described(stored[key])}, as study={study} has it ({error})",
                     "Another search is another study: study=NAME",
                 ) from error
-        return replace(self, dimensions=dimensions)
 
-    def point_of(self, trial: FrozenTrial) -> Point | None:
-        """The point that a trial has, or, enqueued by hand, will have; None where it has none."""
-        return self.point({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        if self.custom is not None and stored:
+            for trial in self._sampled(config):
+                for key in trial.distributions.keys() - self.dimensions.keys():
+                    known(key, Dimension(trial.distributions[key], None, {}))
+        dimensions = {key: known(key, own) for key, own in self.dimensions.items()}
+        return replace(self, dimensions=dimensions)
 
     def describe(self) -> dict[str, Any]:
         """The space as JSON values, to compare with another's."""
@@ -199,9 +222,7 @@ class SearchSpace:
             for key, dimension in self.dimensions.items()
         }
         if self.custom is not None:
-            described["custom_search_space"] = (
-                f"{self.custom.__module__}.{self.custom.__qualname__}"
-            )
+            described["custom_search_space"] = _name_of(self.custom)
         return described
 
 
@@ -249,6 +270,10 @@ def _check_that_it_decides(
                 f"{swept.input_line} and {other.input_line}: the second leaves nothing for the "
                 "sweep to decide; remove one"
             )
+
+
+def _name_of(function: CustomSearchSpace) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _is_map(value: Any) -> bool:

@@ -320,7 +320,7 @@ def patiently(call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:
-            if not _is_outage(error):
+            if not is_outage(error):
                 raise
             now = time.monotonic()
             if started is None:
@@ -425,7 +425,7 @@ def _engine(storage: BaseStorage) -> sqlalchemy.Engine | None:
     return getattr(backend, "engine", None)
 
 
-def _is_outage(error: BaseException | None) -> bool:
+def is_outage(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, says that the server cannot be reached."""
     while error is not None:
         if isinstance(error, DBAPIError) and error.connection_invalidated:

@@ -148,7 +148,7 @@ def sweep(
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, None, make_pruner(), directions)
     _check_folder(study, directory)
-    space = space.as_stored(stored_distributions(study), name)
+    space = space.as_stored(stored_distributions(study), name, config)
     make_sampler = functools.partial(new_sampler, sampler_node, space, n_trials)
     check_identity(study, identity_of(config, space), force)
     metrics = OmegaConf.select(config, "objective.metrics")

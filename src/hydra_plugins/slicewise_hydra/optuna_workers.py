@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING, DictConfig
+
+from slicewise.errors import SlicewiseError
 
 
 @dataclass
@@ -118,13 +121,17 @@ class OptunaWorkersSweeper(Sweeper):
 
         assert self.config is not None
         assert self.hydra_context is not None
-        return sweep(
-            config=self.config,
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-            arguments=arguments,
-            **self.parameters,
-        )
+        try:
+            return sweep(
+                config=self.config,
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                arguments=arguments,
+                **self.parameters,
+            )
+        except SlicewiseError as error:
+            # Which Hydra prints in any application without a traceback.
+            raise CompactHydraException(str(error)) from error
 
 
 def _register() -> None:

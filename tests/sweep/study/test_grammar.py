@@ -7,6 +7,8 @@ single runs of Hydra.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -155,9 +157,9 @@ def plain(configs: list[DictConfig]) -> list[dict[str, Any]]:
     return [OmegaConf.to_container(config, resolve=True) for config in configs]  # type: ignore[misc]
 
 
-def without_repetition(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A point is run once, however often it is written."""
-    return list({repr(config): config for config in configs}.values())
+def without_repetition(configs: list[dict[str, Any]]) -> list[str]:
+    """A point is run once, however often it is written; as text, in which 1 is not true."""
+    return list(dict.fromkeys(map(repr, configs)))
 
 
 AS_HYDRA = [
@@ -169,7 +171,7 @@ AS_HYDRA = [
     (("a=2,1,2",), "a", [2, 1]),
     (("a=1,2", "b=3,4"), "b", [3, 4, 3, 4]),
     (("a=0x10,1_000",), "a", ["0x10", 1000]),
-    (("a=1e3,-inf",), "a", [1000.0, float("-inf")]),
+    (("a=1e3,-inf,nan",), "a", [1000.0, float("-inf"), float("nan")]),
     (("a=1,1.0,true",), "a", [1, 1.0, True]),
     (("a=0,false,0.0,null,''",), "a", [0, False, 0.0, None, ""]),
     (("flag=true,False",), "flag", [True, False]),
@@ -511,6 +513,67 @@ def test_a_study_takes_no_dimension_that_optuna_would_refuse(
             assert "Traceback" not in said
         [trial] = optuna.load_study(study_name=name, storage="sqlite:///studies.db").trials
         assert trial.state is TrialState.COMPLETE
+
+
+def growing(config: DictConfig, trial: optuna.Trial) -> None:
+    trial.suggest_categorical("b", [1, 2, 3] if "MORE" in os.environ else [1, 2])
+
+
+def breaking(config: DictConfig, trial: optuna.Trial) -> None:
+    trial.suggest_float("half", 0, 1)
+    if trial.number == 3:
+        raise KeyError("width")
+
+
+def test_a_custom_space_that_has_grown_is_refused_too(
+    run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    custom = f"hydra.sweeper.custom_search_space={__name__}.growing"
+    assert run(OURS, custom, "hydra.sweeper.n_trials=1").code == 0
+    monkeypatch.setenv("MORE", "1")
+    assert run(OURS, custom) == Ended(1, [])
+    said = capfd.readouterr().err
+    assert "b=1,2,3: allowed: 1,2, as study=s has it" in said
+    assert "Traceback" not in said
+    assert len(optuna.load_study(study_name="s", storage="sqlite:///studies.db").trials) == 1
+
+
+def test_a_custom_space_that_fails_leaves_no_trial_running(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = run(OURS, f"hydra.sweeper.custom_search_space={__name__}.breaking")
+    assert (done.code, len(done.configs)) == (1, 3)
+    said = capfd.readouterr().err
+    reason = (
+        f"hydra.sweeper.custom_search_space={__name__}.breaking: KeyError: 'width' ({__file__}:"
+    )
+    assert f"Error: {reason}" in said
+    assert "Traceback" not in said
+    *complete, failed = optuna.load_study(study_name="s", storage="sqlite:///studies.db").trials
+    assert {trial.state for trial in complete} == {TrialState.COMPLETE}
+    assert failed.state is TrialState.FAIL
+    assert failed.user_attrs["reason"].startswith(reason)
+
+
+def test_an_application_of_ones_own_says_no_more(configuration: Path, folder: Path) -> None:
+    (folder / "app.py").write_text(
+        "import hydra\n"
+        f"@hydra.main(config_path={str(configuration)!r}, config_name='config')\n"
+        "def main(config):\n"
+        "    return 0.0\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "app.py", *OURS, "hydra/launcher=basic", "db=mysql,mysqql"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    expected = "db=mysqql: allowed: mysql, postgres, sqlite\nDid you mean db=mysql?\n"
+    assert done.stderr.endswith(expected)
+    assert "Traceback" not in done.stderr
 
 
 def test_the_order_of_a_choice_is_no_other_study(run: Run) -> None:
