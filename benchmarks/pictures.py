@@ -24,7 +24,7 @@ from rich.text import Text
 from slicewise.errors import SlicewiseError
 from sweep.study.plan import find_study
 from sweep.view.picture import picture
-from sweep.view.status import Onlooker, Status
+from sweep.view.status import Status, StudyMonitor
 from sweep.view.summary import REPORT_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,14 +53,14 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 def half_way(storage: str, sweep: subprocess.Popen[bytes]) -> Status:
     """How the study stands when half of it is done and all workers train."""
-    onlooker: Onlooker | None = None
+    monitor: StudyMonitor | None = None
     while sweep.poll() is None:
         time.sleep(0.3)
         try:
-            onlooker = onlooker or Onlooker(find_study("mine", storage))
+            monitor = monitor or StudyMonitor(find_study("mine", storage))
         except (SlicewiseError, optuna.exceptions.StorageInternalError):
             continue
-        status = onlooker.look()
+        status = monitor.status()
         pulses = [worker.pulse for worker in status.workers]
         if status.finished >= HALF_WAY and all(p and p.loss and p.step > 100 for p in pulses):
             return status

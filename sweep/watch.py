@@ -18,7 +18,7 @@ from sweep.console import exit_code_of
 from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan
 from sweep.view.picture import can_draw, picture, shown_live
 from sweep.view.progress import Progress
-from sweep.view.status import Onlooker
+from sweep.view.status import StudyMonitor
 
 
 def watch(study: optuna.Study, console: Console, once: bool, every: float) -> None:
@@ -30,8 +30,8 @@ def watch(study: optuna.Study, console: Console, once: bool, every: float) -> No
         once: Only show how it stands now.
         every: Seconds between two looks.
     """
-    onlooker = Onlooker(study)
-    status = onlooker.look()
+    monitor = StudyMonitor(study)
+    status = monitor.status()
     if once or not status.is_running:
         console.print(picture(status))
     elif can_draw(console):
@@ -39,11 +39,11 @@ def watch(study: optuna.Study, console: Console, once: bool, every: float) -> No
             while draw().is_running:
                 time.sleep(every)
     else:
-        _follow_in_lines(study, onlooker, console, every)
+        _follow_in_lines(study, monitor, console, every)
     if once:
         return
     command = read_plan(study).command
-    more = f" To go on: {command}" if command and not onlooker.look().is_finished else ""
+    more = f" To go on: {command}" if command and not monitor.status().is_finished else ""
     console.print(f"No sweep works on it now.{more}", soft_wrap=True, markup=False)
 
 
@@ -70,15 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _follow_in_lines(
-    study: optuna.Study, onlooker: Onlooker, console: Console, every: float
+    study: optuna.Study, monitor: StudyMonitor, console: Console, every: float
 ) -> None:
     progress = Progress(study, read_plan(study).n_trials)
-    console.print(picture(onlooker.look()))
+    console.print(picture(monitor.status()))
     running = True
     while running:
         time.sleep(every)
         # Asked before the news: what ended before the sweep did is told.
-        running = onlooker.look().is_running
+        running = monitor.status().is_running
         for line in progress.news():
             console.print(f"{time.strftime('[%H:%M:%S]')} {line}", soft_wrap=True, markup=False)
 

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.study.attributes import ATTEMPTS, IDENTITY, REASON, WORKER
 from sweep.study.places import trial_folder
 from sweep.study.plan import Plan, read_plan
-from sweep.study.presence import Sign, read_signs
+from sweep.study.presence import Heartbeat, read_heartbeats
 from sweep.trial.metrics import METRICS_NAME, Metrics
 from sweep.trial.record import RECORD_NAME
 from sweep.view.summary import objective_names, ranked
@@ -115,7 +115,7 @@ class Material:
     objectives: Sequence[str]
     identity: dict[str, Any]
     plan: Plan
-    workers: dict[str, Sign]
+    workers: dict[str, Heartbeat]
     written: datetime
 
     @property
@@ -192,7 +192,7 @@ def read_material(study: optuna.Study, directory: Path, storage_url: str | None)
         objectives=list(objective_names(study)),
         identity=study.user_attrs.get(IDENTITY, {}),
         plan=read_plan(study),
-        workers=read_signs(study, "worker"),
+        workers=read_heartbeats(study, "worker"),
         written=datetime.now().astimezone(),
     )
 

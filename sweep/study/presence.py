@@ -1,4 +1,4 @@
-"""Who is alive: every sweep and worker of a study shows it there, and watches the others.
+"""Heartbeats: every sweep and worker of a study shows there that it lives, and monitors the others.
 
 A worker of this machine whose process is gone is dead at once. One elsewhere is dead after it
 has not shown itself for some rounds of ours; rounds in which the storage was away do not count,
@@ -23,14 +23,14 @@ import optuna
 log = logging.getLogger(__name__)
 
 # Rounds without a sign after which a participant is dead.
-SILENT_ROUNDS = 6
+MISSED_HEARTBEATS = 6
 # Between two signs of a sweep: its workers know within ten seconds that it is gone.
-SWEEP_BEAT_SECONDS = 1.25
+SWEEP_HEARTBEAT_SECONDS = 1.25
 _PREFIXES = {"sweep": "sweep:", "worker": "worker:"}
 
 
 @dataclass
-class Sign:
+class Heartbeat:
     """What a participant shows of itself, as a user attribute of the study.
 
     Attributes:
@@ -54,13 +54,13 @@ class Sign:
     stop: bool = False
 
 
-def own_sign(sweep: str) -> Sign:
+def own_heartbeat(sweep: str) -> Heartbeat:
     """The sign of this process."""
     now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-    return Sign(host_identity(), socket.gethostname(), os.getpid(), now, sweep)
+    return Heartbeat(host_identity(), socket.gethostname(), os.getpid(), now, sweep)
 
 
-def read_signs(study: optuna.Study, kind: str) -> dict[str, Sign]:
+def read_heartbeats(study: optuna.Study, kind: str) -> dict[str, Heartbeat]:
     """The signs of all sweeps or workers of a study, by name.
 
     Args:
@@ -69,18 +69,18 @@ def read_signs(study: optuna.Study, kind: str) -> dict[str, Sign]:
     """
     prefix = _PREFIXES[kind]
     return {
-        key.removeprefix(prefix): Sign(**value)
+        key.removeprefix(prefix): Heartbeat(**value)
         for key, value in study.user_attrs.items()
         if key.startswith(prefix)
     }
 
 
-def write_sign(study: optuna.Study, kind: str, name: str, sign: Sign) -> None:
+def write_heartbeat(study: optuna.Study, kind: str, name: str, sign: Heartbeat) -> None:
     """Shows a sign."""
     study.set_user_attr(f"{_PREFIXES[kind]}{name}", asdict(sign))
 
 
-class Census:
+class HeartbeatMonitor:
     """Judges which of the others live, by looking at them again and again.
 
     Args:
@@ -92,7 +92,7 @@ class Census:
         self._looked = -seconds
         self._seen: dict[str, tuple[int, int]] = {}
 
-    def dead(self, signs: dict[str, Sign]) -> set[str]:
+    def dead(self, signs: dict[str, Heartbeat]) -> set[str]:
         """The names of those who no longer live."""
         now = time.monotonic()
         another_round = now - self._looked >= self._seconds
@@ -106,7 +106,7 @@ class Census:
             beat, rounds = self._seen.get(name, (-1, 0))
             rounds = 0 if beat != sign.beat else rounds + another_round
             self._seen[name] = (sign.beat, rounds)
-            if rounds >= SILENT_ROUNDS:
+            if rounds >= MISSED_HEARTBEATS:
                 dead.add(name)
         return dead
 
@@ -120,8 +120,8 @@ class Presence:
         name: Unique in the study.
         sign: The first sign.
         seconds: Between two signs.
-        look: Called in every round.
-        look_seconds: Between two rounds; `seconds` unless given.
+        check: Called in every round.
+        check_seconds: Between two rounds; `seconds` unless given.
     """
 
     def __init__(
@@ -129,18 +129,18 @@ class Presence:
         study: optuna.Study,
         kind: str,
         name: str,
-        sign: Sign,
+        sign: Heartbeat,
         seconds: float,
-        look: Callable[[], Any] = lambda: None,
-        look_seconds: float | None = None,
+        check: Callable[[], Any] = lambda: None,
+        check_seconds: float | None = None,
     ) -> None:
         self.sign = sign
         self._study = study
         self._kind = kind
         self._name = name
         self._seconds = seconds
-        self._look = look
-        self._look_seconds = seconds if look_seconds is None else min(seconds, look_seconds)
+        self._check = check
+        self._check_seconds = seconds if check_seconds is None else min(seconds, check_seconds)
         self._leaving = threading.Event()
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._rounds, name=f"presence-{name}", daemon=True)
@@ -161,22 +161,22 @@ class Presence:
             for key, value in changes.items():
                 setattr(self.sign, key, value)
             self.sign.beat += 1
-            write_sign(self._study, self._kind, self._name, self.sign)
+            write_heartbeat(self._study, self._kind, self._name, self.sign)
 
     def _rounds(self) -> None:
         shown = time.monotonic()
-        while not self._leaving.wait(self._look_seconds):
+        while not self._leaving.wait(self._check_seconds):
             try:
                 if time.monotonic() - shown >= self._seconds:
                     self.show()
                     shown = time.monotonic()
-                self._look()
+                self._check()
             except Exception:
                 # A round that failed is a round missed; the thread must outlive it.
                 log.warning("Could not show that %s lives", self._name, exc_info=True)
 
 
-def process_is_gone(sign: Sign) -> bool:
+def process_is_gone(sign: Heartbeat) -> bool:
     """Whether the process behind a sign of this machine has ended."""
     if sign.host != host_identity():
         return False
@@ -189,7 +189,7 @@ def process_is_gone(sign: Sign) -> bool:
     return _is_zombie(sign.pid)
 
 
-def process_is_here(sign: Sign) -> bool:
+def process_is_here(sign: Heartbeat) -> bool:
     """Whether the process behind a sign runs on this machine."""
     return sign.host == host_identity() and not process_is_gone(sign)
 

@@ -108,7 +108,7 @@ class ObeyStudy(BetweenSteps):
     def between_steps(self, trainer: lightning.Trainer) -> None:
         if self._verdict is not _Verdict.GO_ON:
             return
-        self._verdict = _Verdict(agreed(self._look_up))
+        self._verdict = _Verdict(agreed(self._flags))
         if self._verdict is _Verdict.STOP:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, ResumePoint):
@@ -130,7 +130,7 @@ class ObeyStudy(BetweenSteps):
         super().on_train_epoch_end(trainer, pl_module)
         self._leave_if_told(trainer)
 
-    def _look_up(self) -> _Verdict:
+    def _flags(self) -> _Verdict:
         if self.active.abandoned.is_set():
             return _Verdict.LOST
         return _Verdict.STOP if self.active.stop.is_set() else _Verdict.GO_ON

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from sweep.trial.metrics import Metrics, seen_in
 from sweep.view.progress import Progress
-from sweep.view.status import Onlooker, Status, WorkerStatus
+from sweep.view.status import Status, StudyMonitor, WorkerStatus
 from sweep.view.words import metric_shown, point
 
 # Lines of the picture besides the workers'.
@@ -68,11 +68,11 @@ def shown_live(
     Yields:
         What draws it anew.
     """
-    onlooker = Onlooker(study)
+    monitor = StudyMonitor(study)
     live = Live(console=console, auto_refresh=False, transient=transient)
 
     def draw() -> Status:
-        status = onlooker.look()
+        status = monitor.status()
         rows = max(1, console.height - _OTHER_LINES)
         live.update(picture(status, rows), refresh=True)
         return status
@@ -82,7 +82,9 @@ def shown_live(
 
 
 @contextlib.contextmanager
-def onlooking(study: optuna.Study, n_trials: int, live: bool) -> Iterator[Callable[[], object]]:
+def shown_progress(
+    study: optuna.Study, n_trials: int, live: bool
+) -> Iterator[Callable[[], object]]:
     """Shows on this process's output how a study goes on, whenever what it yields is called.
 
     Args:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.study.attributes import FINISHED, WORKER
 from sweep.study.places import trial_folder
 from sweep.study.plan import read_plan
-from sweep.study.presence import Census, Sign, process_is_gone, read_signs
+from sweep.study.presence import Heartbeat, HeartbeatMonitor, process_is_gone, read_heartbeats
 from sweep.trial.pulse import Pulse, read_pulse
 from sweep.view.summary import objective_names, ranked
 
@@ -74,7 +74,7 @@ class Status:
         return self.n_trials is not None and self.finished >= self.n_trials
 
 
-class Onlooker:
+class StudyMonitor:
     """Reads the status of one study, again and again.
 
     Args:
@@ -85,9 +85,9 @@ class Onlooker:
         self._study = study
         # Of participants elsewhere one only sees whether their signs are renewed.
         seconds = read_plan(study).heartbeat or 5.0
-        self._censuses = {kind: Census(seconds) for kind in ("sweep", "worker")}
+        self._monitors = {kind: HeartbeatMonitor(seconds) for kind in ("sweep", "worker")}
 
-    def look(self) -> Status:
+    def status(self) -> Status:
         """The status now."""
         study = self._study
         trials = study.get_trials(deepcopy=False)
@@ -121,9 +121,9 @@ class Onlooker:
             statuses.append(WorkerStatus(label, trial, pulse))
         return statuses
 
-    def _living(self, kind: str) -> dict[str, Sign]:
-        signs = read_signs(self._study, kind)
-        dead = self._censuses[kind].dead(signs)
+    def _living(self, kind: str) -> dict[str, Heartbeat]:
+        signs = read_heartbeats(self._study, kind)
+        dead = self._monitors[kind].dead(signs)
         return {
             name: sign
             for name, sign in signs.items()

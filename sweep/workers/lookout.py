@@ -1,4 +1,4 @@
-"""Looks after the study beside a worker's trials: does the sweep live, who has died."""
+"""Monitors the study beside a worker's trials: does the sweep live, who has died."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from optuna.storages import BaseStorage
 
 from sweep.study.attributes import WORKER
 from sweep.study.presence import (
-    SWEEP_BEAT_SECONDS,
-    Census,
+    SWEEP_HEARTBEAT_SECONDS,
+    HeartbeatMonitor,
     process_is_gone,
     process_is_here,
-    read_signs,
+    read_heartbeats,
 )
 from sweep.trial.active import StudyTrial
 
@@ -29,7 +29,7 @@ _ORPHAN_SECONDS = 6.0
 
 
 class Lookout:
-    """Looks after the study while trials run: is the sweep there, who died, is our trial ours?"""
+    """Monitors the study while trials run: is the sweep there, who died, is our trial ours?"""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class Lookout:
         self._storage = storage
         self._name = name
         self._sweep = sweep
-        self._workers = Census(heartbeat)
-        self._sweeps = Census(max(heartbeat, SWEEP_BEAT_SECONDS))
+        self._workers = HeartbeatMonitor(heartbeat)
+        self._sweeps = HeartbeatMonitor(max(heartbeat, SWEEP_HEARTBEAT_SECONDS))
         self._dead: set[str] = set()
         self._orphaned: float | None = None
         self._active: StudyTrial | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """One round."""
-        self._dead = self._workers.dead(read_signs(self._study, "worker"))
-        sweeps = read_signs(self._study, "sweep")
+        self._dead = self._workers.dead(read_heartbeats(self._study, "worker"))
+        sweeps = read_heartbeats(self._study, "sweep")
         dead_sweeps = self._sweeps.dead(sweeps)
         sweep = sweeps[self._sweep]
         # A process of this machine is seen to live, even if it is too busy to show itself, or
@@ -78,7 +78,7 @@ class Lookout:
 
     def dead_workers(self) -> set[str]:
         """Workers that no longer live; those of this machine as of this moment."""
-        signs = read_signs(self._study, "worker")
+        signs = read_heartbeats(self._study, "worker")
         gone = {
             name for name, sign in signs.items() if sign.state != "alive" or process_is_gone(sign)
         }

@@ -40,7 +40,13 @@ from sweep.study.dimension import described
 from sweep.study.identity import check_identity, identity_of, stored_distributions
 from sweep.study.places import beside_storage
 from sweep.study.plan import Plan, write_plan
-from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign, process_is_gone, read_signs
+from sweep.study.presence import (
+    SWEEP_HEARTBEAT_SECONDS,
+    Presence,
+    own_heartbeat,
+    process_is_gone,
+    read_heartbeats,
+)
 from sweep.study.sampler_check import check_samplers
 from sweep.study.samplers import new_pruner, new_sampler, seeded
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
@@ -48,7 +54,7 @@ from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.storage import is_memory, open_storage, short_url, storage_url
 from sweep.trial.metrics import metric_named
 from sweep.trial.record import record_files
-from sweep.view.picture import onlooking
+from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
 from sweep.workers.worker import Worker
 
@@ -223,21 +229,21 @@ def _launch(
             limits["n_jobs"] = workers
     first = _free_place(study, worker.directory)
     fixed = [*worker.space.overrides({}), "hydra.sweep.subdir=workers/${hydra.job.num}"]
-    sign = own_sign(worker.sweep)
+    sign = own_heartbeat(worker.sweep)
     n_trials = int(min(worker.budget.n_trials, worker.space.size()))
     launched_by = config.hydra.runtime.choices.get("hydra/launcher")
     # One worker of this machine says itself what it does.
     if workers == 1 and launched_by in _ON_TERMINAL:
-        showing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(_nothing)
+        showing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda: None)
     else:
-        showing = onlooking(study, n_trials, live=launched_by in _INTO_FILES)
+        showing = shown_progress(study, n_trials, live=launched_by in _INTO_FILES)
     if launched_by != _IN_THIS_PROCESS:
         # While the workers work, this process has nothing to do.
         threading.Thread(target=load_drawing, name="report", daemon=True).start()
     interrupted = False
     mistakes: set[str | None] = {None}
     with showing as each_round:
-        presence = Presence(study, "sweep", worker.sweep, sign, SWEEP_BEAT_SECONDS, each_round)
+        presence = Presence(study, "sweep", worker.sweep, sign, SWEEP_HEARTBEAT_SECONDS, each_round)
         with presence:
             try:
                 returns = launcher.launch([fixed] * workers, initial_job_idx=first)
@@ -277,10 +283,6 @@ def _write_report(study: optuna.Study, directory: Path, storage: str) -> None:
         write_report(study, directory, storage)
     except Exception:
         log.warning("Could not write the report", exc_info=True)
-
-
-def _nothing() -> None:
-    """A round without news."""
 
 
 def _is_resume(argument: str) -> bool:
@@ -405,7 +407,7 @@ def _check_folder(study: optuna.Study, directory: Path) -> None:
 
 def _free_place(study: optuna.Study, directory: Path) -> int:
     """The number of the first worker: after those of other sweeps that live."""
-    signs = read_signs(study, "sweep").values()
+    signs = read_heartbeats(study, "sweep").values()
     if not any(sign.state == "alive" and not process_is_gone(sign) for sign in signs):
         return 0
     places = [int(p.name) for p in directory.glob("workers/*") if p.name.isdigit()]

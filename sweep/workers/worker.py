@@ -33,7 +33,7 @@ from sweep.devices import started_by_torchrun
 from sweep.signals import stop_on_signals
 from sweep.study.attributes import DIRECTORY
 from sweep.study.compose import TrialComposer, output_directory
-from sweep.study.presence import SWEEP_BEAT_SECONDS, Presence, own_sign
+from sweep.study.presence import SWEEP_HEARTBEAT_SECONDS, Presence, own_heartbeat
 from sweep.study.samplers import LearningStudy
 from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
@@ -94,9 +94,9 @@ class Worker:
         study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
         shared = SharedStudy(study, storage, self.directory, self.space, self.budget, self.config)
         watch = Lookout(study, storage, name, self.sweep, self.heartbeat)
-        sign = own_sign(self.sweep)
+        sign = own_heartbeat(self.sweep)
         presence = Presence(
-            study, "worker", name, sign, self.heartbeat, watch.look, SWEEP_BEAT_SECONDS
+            study, "worker", name, sign, self.heartbeat, watch.check, SWEEP_HEARTBEAT_SECONDS
         )
         with stop_on_signals(watch.stop), presence:
             return self._work(name, shared, watch)

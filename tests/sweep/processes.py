@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from slicewise import load_student
 from sweep.study.attributes import WORKER
-from sweep.study.presence import Sign, process_is_gone, read_signs
+from sweep.study.presence import Heartbeat, process_is_gone, read_heartbeats
 from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults
@@ -115,9 +115,9 @@ class Program:
     def finished(self) -> int:
         return len(self.trials(TrialState.COMPLETE, TrialState.PRUNED))
 
-    def workers(self) -> dict[str, Sign]:
+    def workers(self) -> dict[str, Heartbeat]:
         """Those that live, by name."""
-        signs = read_signs(self.study, "worker")
+        signs = read_heartbeats(self.study, "worker")
         return {
             name: sign
             for name, sign in signs.items()

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from sweep.study.attributes import DIRECTORY, WORKER
 from sweep.study.plan import Plan, write_plan
-from sweep.study.presence import own_sign, write_sign
+from sweep.study.presence import own_heartbeat, write_heartbeat
 from sweep.trial.pulse import Pulse
-from sweep.view.picture import onlooking, picture, shown_live
-from sweep.view.status import Onlooker, Status
+from sweep.view.picture import picture, shown_live, shown_progress
+from sweep.view.status import Status, StudyMonitor
 from sweep.watch import main
 from tests.sweep.processes import Program, eventually
 from tests.sweep.studies import make_study
@@ -31,10 +31,10 @@ def running(folder: Path) -> optuna.Study:
     study = make_study(folder, 30)
     plan = Plan(40, str(folder / "multirun/mine"), "python -m sweep -m study=mine")
     write_plan(study, plan)
-    write_sign(study, "sweep", "abc123", own_sign("abc123"))
+    write_heartbeat(study, "sweep", "abc123", own_heartbeat("abc123"))
     for number in (0, 1, 2):
         name = f"abc123/{number}-ffff"
-        write_sign(study, "worker", name, own_sign("abc123"))
+        write_heartbeat(study, "worker", name, own_heartbeat("abc123"))
         if number == 2:
             continue
         trial = study.ask()
@@ -57,7 +57,7 @@ def drawn(status: Status, width: int = 80, **options: object) -> str:
 
 
 def test_it_says_all_that_is_asked_in_eighty_columns(running: optuna.Study) -> None:
-    status = Onlooker(running).look()
+    status = StudyMonitor(running).status()
     text = drawn(status)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "Study mine" in text
@@ -73,13 +73,13 @@ def test_it_says_all_that_is_asked_in_eighty_columns(running: optuna.Study) -> N
 
 
 def test_time_left_is_what_the_last_trials_took(running: optuna.Study) -> None:
-    seconds = Onlooker(running).look().seconds_left
+    seconds = StudyMonitor(running).status().seconds_left
     # Twelve more trials of 35 s, and what is left of two, by three workers.
     assert seconds == pytest.approx((12 * 35 + 580 / 12.34 + 35) / 3, rel=0.05)
 
 
 def test_no_color_is_no_color(running: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    status = Onlooker(running).look()
+    status = StudyMonitor(running).status()
     assert "\x1b[3" in drawn(status, force_terminal=True, color_system="standard")
     monkeypatch.setenv("NO_COLOR", "1")
     coloured = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38|48)[0-9;]*m")
@@ -133,7 +133,7 @@ def test_without_a_terminal_it_is_a_line_for_each_trial(
     running: optuna.Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with onlooking(running, 40, live=True) as look:
+    with shown_progress(running, 40, live=True) as look:
         look()
         assert caplog.messages == []
         running.tell(30, 0.1234)

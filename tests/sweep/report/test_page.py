@@ -24,7 +24,7 @@ from sweep.report.page import page, templates
 from sweep.report.sections import SECTIONS
 from sweep.study.attributes import IDENTITY, REASON
 from sweep.study.plan import Plan, write_plan
-from sweep.study.presence import own_sign, write_sign
+from sweep.study.presence import own_heartbeat, write_heartbeat
 from sweep.study.shared import quiet_optuna
 from tests.sweep.studies import make_study
 
@@ -89,7 +89,7 @@ def page_of(told: dict[str, str]) -> str:
     space = {told["key"]: {"attributes": {"choices": [told["choice"]]}}}
     study.set_user_attr(IDENTITY, {"space": space, "config": config})
     write_plan(study, Plan(3, None, f"python -m sweep {told['setting']}", told["setting"], None))
-    write_sign(study, "worker", "abc/0-f", own_sign("abc"))
+    write_heartbeat(study, "worker", "abc/0-f", own_heartbeat("abc"))
     for state in (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL):
         trial = create_trial(
             state=state,

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.console import INTERRUPTED
 from sweep.study.attributes import ATTEMPTS, REASON, WORKER
-from sweep.study.presence import SILENT_ROUNDS, SWEEP_BEAT_SECONDS
+from sweep.study.presence import MISSED_HEARTBEATS, SWEEP_HEARTBEAT_SECONDS
 from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults
@@ -173,7 +173,7 @@ def test_a_suspended_sweep_keeps_its_workers(program: Program) -> None:
     )
     eventually(lambda: len(program.trials(TrialState.RUNNING)) == 2, "two trials")
     sweep.send(signal.SIGSTOP)
-    time.sleep(2 * SILENT_ROUNDS * SWEEP_BEAT_SECONDS)
+    time.sleep(2 * MISSED_HEARTBEATS * SWEEP_HEARTBEAT_SECONDS)
     sweep.send(signal.SIGCONT)
     assert sweep.wait() == 0, sweep.said()
     assert "The sweep has ended" not in program.said()
