@@ -359,10 +359,8 @@ def quiet_optuna() -> None:
     warnings.filterwarnings("ignore", message=".*`step` is already reported.*")
 
 
-def open_study(
-    name: str, storage: BaseStorage, sampler: Any, pruner: Any, directions: Sequence[str]
-) -> optuna.Study:
-    """Makes a study, or opens the one of that name.
+def open_study(name: str, storage: BaseStorage, directions: Sequence[str]) -> optuna.Study:
+    """Makes a study, or opens the one of that name; it has no sampler that may be asked.
 
     Raises:
         SlicewiseError: It exists with other directions.
@@ -370,8 +368,6 @@ def open_study(
     study = optuna.create_study(
         study_name=name,
         storage=storage,
-        sampler=sampler,
-        pruner=pruner,
         directions=list(directions),  # type: ignore[arg-type]
         load_if_exists=True,
     )

@@ -218,6 +218,7 @@ class _Draw:
         self.sampler = self._make()
         self._space = space
         self._study = study
+        self._together: set[str] = set()
         # As it was when nothing was stored, also where a worker has died over it since.
         self._trial = copy.deepcopy(trial)
         self._trial.params, self._trial.distributions = {}, {}
@@ -244,6 +245,7 @@ class _Draw:
             generation = parents.get_trial_generation(self._study, self._trial)
             parents.get_parent_population(self._study, generation)
         values = self.sampler.sample_relative(self._study, self._trial, self.relative_space)
+        self._together = set(values)
         # Samplers note things in the storage on the way, and look there for them.
         attributes: Any = _LazyTrialSystemAttrs(self._trial._trial_id, self._study._storage)
         self._trial.system_attrs = attributes
@@ -266,7 +268,7 @@ class _Draw:
         """Draws again what is stored and was not drawn here, for the sake of what follows."""
         for name, distribution in trial.distributions.items():
             if name not in self._trial.distributions:
-                if name not in self.relative_space and not distribution.single():
+                if name not in self._together and not distribution.single():
                     self.value(name, distribution)
                 self._note(name, distribution, trial.params[name])
 

@@ -17,7 +17,7 @@ from slicewise.targets import CachedTargets, TargetStore, fingerprint
 from slicewise.teacher import TeacherSlice
 from slicewise.trust import name_of
 from sweep.trial.provenance import package_versions
-from sweep.trial.settings import DataSettings, TrialSettings
+from sweep.trial.settings import TrialSettings
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def shared_targets(
     content = _content(data, mode)
     if mode == "auto" and not in_study:
         mode = "valid"
-    name = fingerprint(teacher, content=content, **_decisive(settings.data, trainer))
+    name = fingerprint(teacher, content=content, **_decisive(settings, trainer))
     root = directory.absolute().parent.parent / CACHE_FOLDER
     on_gpu = trainer.strategy.root_device.type == "cuda"
     capture = on_gpu and settings.steps.capture
@@ -85,13 +85,15 @@ def _content(data: HiddenStatesDataModule, mode: str) -> dict[str, Any]:
     )
 
 
-def _decisive(data: DataSettings, trainer: lightning.Trainer) -> dict[str, Any]:
+def _decisive(settings: TrialSettings, trainer: lightning.Trainer) -> dict[str, Any]:
     """All that decides a target to the last bit besides the teacher's weights."""
     device = trainer.strategy.root_device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        "data": data.content(),
+        "data": settings.data.content(),
         "precision": str(trainer.precision),
+        # A compiled teacher may round in another way.
+        "compiled": settings.steps.compile,
         "device": kind,
         "threads": torch.get_num_threads(),
         "versions": package_versions(),

@@ -144,7 +144,6 @@ def sweep(
         None if timeout is None else time.time() + timeout,
     )
     sampler_node, pruner_node = seeded(_plain(sampler)), _plain(pruner)
-    make_pruner = functools.partial(new_pruner, pruner_node)
     directions = _directions(direction)
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
     workers = _number_of_workers(config, n_jobs, workers_per_gpu)
@@ -152,10 +151,9 @@ def sweep(
     TrialComposer(config, hydra_context, _pinned(space, name, directory, config)).check()
     opened = open_storage(url)
     # Workers ask with samplers of their own, of the space as the study has it.
-    study = open_study(name, opened, None, make_pruner(), directions)
+    study = open_study(name, opened, directions)
     _check_folder(study, directory)
     space = space.as_stored(stored_distributions(study), name, config)
-    make_sampler = functools.partial(new_sampler, sampler_node, space, n_trials)
     check_identity(study, identity_of(config, space), force)
     metrics = OmegaConf.select(config, "objective.metrics")
     if metrics is not None and len(metrics) == len(study.directions):
@@ -185,8 +183,8 @@ def sweep(
             storage=url,
             study_name=name,
             directory=directory,
-            sampler=make_sampler,
-            pruner=make_pruner,
+            sampler=functools.partial(new_sampler, sampler_node, space, n_trials),
+            pruner=functools.partial(new_pruner, pruner_node),
             sweep=sweep_name,
             heartbeat=heartbeat,
             threads=_threads(config, workers),

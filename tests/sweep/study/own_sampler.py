@@ -44,3 +44,19 @@ class Above(optuna.pruners.BasePruner):
 
 def not_a_sampler(seed: int | None = None) -> str:
     return "a string"
+
+
+class Stubborn(optuna.samplers.RandomSampler):
+    """Suggests one value and no other."""
+
+    def sample_independent(self, *arguments: Any, **named: Any) -> Any:
+        return 7
+
+
+class Lacking(optuna.samplers.RandomSampler):
+    """Needs a package that nobody has, once it is asked."""
+
+    def sample_independent(self, *arguments: Any, **named: Any) -> Any:
+        import no_such_package  # type: ignore[import-not-found]
+
+        return no_such_package.draw()

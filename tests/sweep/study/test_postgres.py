@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import pytest
 import sqlalchemy
 from optuna.storages import BaseStorage
@@ -23,6 +24,7 @@ from sweep.study.shared import quiet_optuna
 from sweep.study.storage import _server_lock, open_storage
 from tests.sweep.conftest import Sweep
 from tests.sweep.postgres import Server, eventually, find_binaries, free_port, running_server
+from tests.sweep.study.test_acknowledgements import check_at_every_commit
 from tests.sweep.study.test_shared import _die_holding_the_lock, _hammer, run_all, shared
 
 pytestmark = pytest.mark.slow
@@ -42,15 +44,20 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def url(server: Server) -> str:
-    """An empty database."""
+def new_database(server: Server) -> str:
+    """The name of an empty one."""
     name = f"test_{time.time_ns()}"
     engine = sqlalchemy.create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     engine.dispose()
-    return server.url(name)
+    return name
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    """An empty database."""
+    return server.url(new_database(server))
 
 
 @contextmanager
@@ -147,6 +154,25 @@ def test_who_is_killed_holding_the_lock_does_not_keep_it(tmp_path: Path, url: st
     victim.join(60)
     assert victim.exitcode == -signal.SIGKILL
     assert run_all(study) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_connection_cut_after_any_commit_loses_and_doubles_nothing(
+    tmp_path: Path, server: Server
+) -> None:
+    def make(commit: int) -> BaseStorage:
+        return open_storage(server.url(new_database(server)))
+
+    def cut(connection: Any) -> Exception:
+        """Ends all of this process's sessions, that of the lock too."""
+        database = connection.info.dbname
+        engine = sqlalchemy.create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+        with engine.connect() as other:
+            other.execute(sqlalchemy.text(end), {"name": database})
+        engine.dispose()
+        return psycopg.OperationalError("server closed the connection unexpectedly")
+
+    check_at_every_commit(make, cut, tmp_path)
 
 
 def test_a_machine_that_vanishes_does_not_keep_the_lock_for_hours(url: str) -> None:

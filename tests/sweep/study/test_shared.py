@@ -42,7 +42,7 @@ def shared(
     space = SearchSpace.parse(arguments)
     node = {"_target_": f"optuna.samplers.{sampler}", "seed": seed}
     made, pruner = new_sampler(node, space, n_trials), optuna.pruners.NopPruner()
-    open_study("s", storage, made, pruner, ["minimize"])
+    open_study("s", storage, ["minimize"])
     study = LearningStudy("s", storage, made, pruner)
     return SharedStudy(study, storage, directory, space, Budget(n_trials, **budget))
 

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial, Trial, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from scipy import stats
 
-from sweep.study.samplers import LearningStudy, new_sampler
+from sweep.study.samplers import LearningStudy, new_sampler, sampler_of_trial
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.suggestions import TrialSampler
@@ -120,7 +120,7 @@ class Process:
             node = {**node, "seed": seed}
         made = new_sampler(node, space, n_trials)
         pruner = optuna.pruners.NopPruner()
-        open_study("s", storage, made, pruner, ["minimize"])
+        open_study("s", storage, ["minimize"])
         study = LearningStudy("s", storage, made, pruner)
         self.shared = SharedStudy(study, storage, Path("unused"), space, Budget(n_trials, 1.0, 99))
 
@@ -320,3 +320,46 @@ def test_a_partial_sampler_with_nothing_left_keeps_to_its_values() -> None:
     found = points(process)
     assert {point["c"] for point in found} == {2}
     assert len({json.dumps(point) for point in found}) == 6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "tpe of groups", "random", "gp"])
+def test_each_suggestion_is_what_optuna_suggests_with_the_trials_seed(sampler: str) -> None:
+    process = Process(InMemoryStorage(), sampler, 5, ENDLESS)
+    process.run()
+    study: Any = process.shared.study
+    made: TrialSampler = study.sampler
+    plain = optuna.create_study()
+    for trial in process.trials:
+        plain.sampler = sampler_of_trial(SAMPLERS[sampler], made._trial_seed(trial))
+        asked = plain.ask()
+        assert process.shared.space.suggest(None, asked) == trial.params
+        # As samplers see it: what cannot be run is the worst there is.
+        state = TrialState.COMPLETE if trial.values else TrialState.PRUNED
+        plain.tell(asked, trial.values, state)
+
+
+def test_a_space_too_large_to_be_listed_is_sampled_without_a_point_twice() -> None:
+    space = SearchSpace.parse(["seed=int(interval(0,4294967295))", "b=range(0,1000000000)"])
+    assert space.size() == 4294967296 * 10**9
+    assert space.point_at(10**9 + 7) == {"seed": 1, "b": 7}
+    assert next(space.points()) == {"seed": 0, "b": 0}
+    process = Process(
+        InMemoryStorage(), "random", 0, ("seed=int(interval(0,4294967295))", "b=range(0,9)")
+    )
+    process.run()
+    assert len({point["seed"] for point in points(process)}) == len(points(process))
+
+
+def test_a_sampler_that_insists_on_one_point_gives_way_in_a_space_too_large_to_be_listed() -> None:
+    space = SearchSpace.parse(["seed=int(interval(0,4294967295))"])
+    node = {"_target_": "tests.sweep.study.own_sampler.Stubborn"}
+    storage = InMemoryStorage()
+    open_study("s", storage, ["minimize"])
+    study = LearningStudy("s", storage, new_sampler(node, space, 9), optuna.pruners.NopPruner())
+    shared = SharedStudy(study, storage, Path("unused"), space, Budget(9))
+    found = []
+    while isinstance(trial := shared.claim("w", set()), Trial):
+        found.append(trial.params["seed"])
+        shared.tell(trial, "w", Outcome(End.COMPLETE, values=(0.0,)))
+    assert found[0] == 7
+    assert len(set(found)) == 9

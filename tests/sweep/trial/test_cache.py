@@ -83,6 +83,13 @@ def test_damaged_targets_cost_time_and_nothing_else(
     assert _losses(record, "damaged") == _losses(record, "whole")
 
 
+def test_a_compiled_teacher_has_targets_of_its_own(sweep: Sweep, folder: Path) -> None:
+    for study, compiled in (("plain", "false"), ("compiled", "true"), ("again", "true")):
+        assert sweep(f"study={study}", "data.cache=disk", f"steps.compile={compiled}") == 0
+        cache._targets.cache_clear()
+    assert len(list(folder.glob("multirun/.cache/*"))) == 2
+
+
 def test_where_targets_are_kept_is_no_part_of_a_study(sweep: Sweep) -> None:
     command = ("-m", "study=s", POINTS)
     assert sweep(*command, "data.cache=off") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -253,12 +254,48 @@ def test_a_trial_finished_on_disk_is_told_without_a_fit(sweep: Sweep, record: Re
     assert load("a").trials[1].value == before["valid_l1"]
 
 
-def test_a_study_in_memory_is_kept_in_its_own_folder(
-    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("storage", ["null", "sqlite://", "sqlite:///:memory:"])
+def test_a_study_in_memory_is_kept_in_its_folder(
+    sweep: Sweep,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    storage: str,
+) -> None:
+    memory = (f"hydra.sweeper.storage={storage}", "optimizer.lr=interval(1e-4,1e-2)")
+    assert sweep("-m", "study=a", *memory, "hydra.sweeper.n_trials=1") == 0
+    said = capfd.readouterr().out
+    assert f"hydra.sweeper.storage={storage}: the study is kept in" in said
+    assert "All studies:  python -m sweep.dashboard --storage sqlite:///multirun/a/study.db" in said
+    # The same command finds it, and goes on.
+    assert sweep("-m", "study=a", *memory, "hydra.sweeper.n_trials=2") == 0
+    url = f"sqlite:///{folder}/multirun/a/study.db"
+    trials = optuna.load_study(study_name="a", storage=url).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert not (folder / "multirun/studies.db").exists()
+    assert "--storage sqlite:///multirun/a/study.db" in (
+        (folder / "multirun/a/report.html").read_text()
+    )
+    # By name alone, too.
+    assert "2 of 2" in command("sweep.watch", "a", "--once").stdout
+    assert command("sweep.report", "a").stdout.strip() == "multirun/a/report.html"
+
+
+def test_so_is_one_of_several_processes(
+    folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    memory = ("hydra.sweeper.storage=null", "experiment=tiny", "trainer.accelerator=cpu")
+    for number, jobs in enumerate(("auto", "2")):
+        space = ("student.qkv_layers=0,1", f"hydra.sweeper.n_jobs={jobs}")
+        done = command("sweep", "-m", f"study=s{number}", *memory, *space)
+        assert done.returncode == 0, done.stderr
+        assert f"Study s{number}: 2 complete." in done.stdout
+        assert f"the study is kept in sqlite:///multirun/s{number}/study.db" in done.stdout
+
+
+def test_no_file_can_be_named_in_a_folder_with_a_question_mark(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory = ("hydra.sweeper.storage=null", "student.qkv_layers=0,1")
-    assert sweep("-m", "study=a", *memory) == 0
-    said = capfd.readouterr().out
-    assert "the study is kept in sqlite:///multirun/a/study.db" in said
-    study = optuna.load_study(study_name="a", storage="sqlite:///multirun/a/study.db")
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert sweep("-m", "study='what?'", *memory) == 1
+    assert "has a ? in its name" in capfd.readouterr().err

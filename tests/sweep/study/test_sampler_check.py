@@ -1,0 +1,203 @@
+"""What is wrong with a sampler or a pruner shows before anything starts, in one message."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra_plugins.hydra_optuna_sweeper import config as official
+from omegaconf import OmegaConf
+
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.study.sampler_check import check_samplers
+from sweep.study.samplers import new_pruner, new_sampler, seeded
+from sweep.study.space import SearchSpace
+from tests.sweep.conftest import Sweep
+
+OWN = "tests.sweep.study.own_sampler"
+ENDLESS = ["a=interval(0.0,1.0)", "b=interval(0.0,1.0)"]
+NOP = {"_target_": "optuna.pruners.NopPruner"}
+TPE = {"_target_": "optuna.samplers.TPESampler", "seed": None}
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLICEWISE_TRUSTED", "tests.sweep.study.*")
+
+
+def check(
+    sampler: dict[str, Any],
+    pruner: dict[str, Any] = NOP,
+    space: list[str] = ENDLESS,
+    directions: tuple[str, ...] = ("minimize",),
+    n_trials: int = 5,
+) -> None:
+    check_samplers(sampler, pruner, SearchSpace.parse(space), n_trials, directions)
+
+
+def official_node(name: str) -> dict[str, Any]:
+    """As `hydra/sweeper/sampler=NAME` has it."""
+    node: Any = OmegaConf.to_container(OmegaConf.structured(getattr(official, name)))
+    return dict(node)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TPESamplerConfig",
+        "RandomSamplerConfig",
+        "CmaEsSamplerConfig",
+        "NSGAIISamplerConfig",
+        "NSGAIIISamplerConfig",
+        "GPSamplerConfig",
+        "QMCSamplerConfig",
+    ],
+)
+def test_all_of_the_official_ones_pass(name: str) -> None:
+    check(official_node(name))
+    check(official_node(name), space=["a=1,2", "b=range(0.1,0.9,0.1)"], n_trials=1)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "package"),
+    [
+        ("CmaEsSampler", "cmaes"),
+        ("GPSampler", "scipy"),
+        ("GPSampler", "torch"),
+        ("QMCSampler", "scipy"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, package: str
+) -> None:
+    without(monkeypatch, package)
+    with pytest.raises(SlicewiseError) as refused:
+        check({"_target_": f"optuna.samplers.{sampler}"})
+    assert str(refused.value) == (
+        f"hydra/sweeper/sampler: {sampler} needs the package {package}, which is not installed: "
+        f"pip install {package}"
+    )
+
+
+def test_so_is_one_of_a_pruner(monkeypatch: pytest.MonkeyPatch) -> None:
+    pruner = {"_target_": "optuna.pruners.WilcoxonPruner", "n_startup_steps": 0}
+    check(TPE, pruner)
+    without(monkeypatch, "scipy")
+    with pytest.raises(SlicewiseError, match=r"hydra/sweeper/pruner: Wilcoxon.*pip install scipy"):
+        check(TPE, pruner)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """As where a package is not installed."""
+    for name in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [m for m in sys.modules if m.startswith("optuna._gp")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_a_space_that_is_run_in_order_needs_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "cmaes")
+    check({"_target_": "optuna.samplers.CmaEsSampler"}, space=["a=1,2,4"])
+
+
+def test_what_the_space_needs_only_later_is_missed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without(monkeypatch, "cmaes")
+    space = SearchSpace.parse(["a=1,2,4"], custom=lambda config, trial: None)
+    with pytest.raises(SlicewiseError, match="pip install cmaes"):
+        check_samplers({"_target_": "optuna.samplers.CmaEsSampler"}, NOP, space, 5, ["minimize"])
+
+
+def test_a_sampler_for_one_direction_is_refused_for_two() -> None:
+    with pytest.raises(SlicewiseError, match=r"hydra/sweeper/sampler: CmaEsSampler: .*multi-obj"):
+        check({"_target_": "optuna.samplers.CmaEsSampler"}, directions=("minimize", "maximize"))
+
+
+def test_what_counts_through_a_space_is_refused_for_one_without_end() -> None:
+    with pytest.raises(SlicewiseError, match=r"hydra/sweeper/sampler: BruteForceSampler"):
+        check({"_target_": "optuna.samplers.BruteForceSampler"})
+    with pytest.raises(ArgumentError, match=r"space without end \(a, b\)"):
+        check(official_node("GridSamplerConfig"))
+
+
+def test_the_official_message_on_what_is_gone_is_kept() -> None:
+    with pytest.raises(SlicewiseError, match="'motpe' sampler was removed"):
+        check(official_node("MOTPESamplerConfig"))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (
+            {"_target_": "optuna.samplers.RandomSampler", "flavour": "sweet"},
+            "hydra.sweeper.sampler: .*unexpected keyword argument 'flavour'",
+        ),
+        (
+            {"_target_": "optuna.samplers.NoSuchSampler"},
+            "hydra.sweeper.sampler._target_=optuna.samplers.NoSuchSampler: ",
+        ),
+        (
+            {"_target_": "optuna.samplers.CmaEsSampler", "lr_adapt": True, "with_margin": True},
+            "hydra.sweeper.sampler: It is prohibited",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_message(sampler: dict[str, Any], message: str) -> None:
+    with pytest.raises(SlicewiseError, match=message):
+        check(sampler)
+
+
+def test_ones_own_are_made_where_they_are_trusted(trusted: None) -> None:
+    check({"_target_": f"{OWN}.Hesitant", "seed": 1}, {"_target_": f"{OWN}.Above", "value": 0.5})
+    assert new_pruner({"_target_": f"{OWN}.Above", "value": 0.5}).value == 0.5  # type: ignore[attr-defined]
+    with pytest.raises(SlicewiseError, match="Lacking needs the package no_such_package"):
+        check({"_target_": f"{OWN}.Lacking"})
+
+
+@pytest.mark.parametrize("target", [f"{OWN}.Hesitant", "os.system"])
+def test_and_refused_where_they_are_not(target: str) -> None:
+    for node in (
+        {"_target_": target},
+        {"_target_": "optuna.samplers.CmaEsSampler", "independent_sampler": {"_target_": target}},
+    ):
+        with pytest.raises(ArgumentError) as refused:
+            seeded(node)
+        assert f"_target_={target}: allowed: optuna.samplers.*" in str(refused.value)
+        assert f"SLICEWISE_TRUSTED='{target.partition('.')[0]}.*' python -m" in str(refused.value)
+    with pytest.raises(ArgumentError, match=r"^hydra\.sweeper\.pruner\._target_="):
+        new_pruner({"_target_": target})
+
+
+def test_what_is_no_sampler_is_refused(trusted: None) -> None:
+    with pytest.raises(ArgumentError, match=r"not_a_sampler: allowed: .*samplers\.BaseSampler"):
+        check({"_target_": f"{OWN}.not_a_sampler"})
+    with pytest.raises(ArgumentError, match=r"pruner\._target_=.*: allowed: .*BasePruner"):
+        check(TPE, {"_target_": "optuna.samplers.RandomSampler"})
+
+
+def test_workers_share_the_seed_that_is_drawn() -> None:
+    space = SearchSpace.parse(ENDLESS)
+    for node in (TPE, {**TPE, "seed": 0}):
+        shared = seeded(node)
+        seeds = {new_sampler(shared, space, 5)._seed for _ in range(3)}
+        assert len(seeds) == 1
+    assert len({seeded(TPE)["seed"] for _ in range(3)}) == 3
+    assert seeded({**TPE, "seed": 0})["seed"] == 0
+
+
+def test_a_sampler_without_its_package_starts_nothing(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "cmaes")
+    arguments = ("study=a", "optimizer.lr=interval(1e-4,1e-2)", "hydra/sweeper/sampler=cmaes")
+    assert sweep("-m", *arguments) == 1
+    said = capfd.readouterr().err.strip().splitlines()
+    assert said == [
+        "Error: hydra/sweeper/sampler: CmaEsSampler needs the package cmaes, which is not "
+        "installed: pip install cmaes"
+    ]
+    assert not (folder / "multirun/studies.db").exists()
