@@ -54,7 +54,8 @@ def agreed(decide: Callable[[], int], may_wait: bool = False) -> int:
 
 def _sent(decision: int) -> int:
     """What rank 0 has sent, on all ranks."""
-    content = torch.tensor(decision)
+    # A truth value would be one byte, and the others expect eight.
+    content = torch.tensor(int(decision))
     distributed.broadcast(content, src=0, group=_control_group())
     return int(content)
 

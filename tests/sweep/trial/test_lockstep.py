@@ -31,8 +31,13 @@ def _run(rank: int, store: str, seconds: float, may_wait: bool, results: Any) ->
         time.sleep(seconds)
         return 3
 
+    def deny() -> bool:
+        return False
+
     try:
-        results.put((rank, lockstep.agreed(decide, may_wait)))
+        decision = lockstep.agreed(decide, may_wait)
+        assert not lockstep.agreed(deny, may_wait)
+        results.put((rank, decision))
     except RuntimeError:
         results.put((rank, "lost contact"))
 
