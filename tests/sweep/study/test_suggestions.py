@@ -322,7 +322,7 @@ def test_a_partial_sampler_with_nothing_left_keeps_to_its_values() -> None:
     assert len({json.dumps(point) for point in found}) == 6
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "tpe of groups", "random", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "tpe of groups", "random"])
 def test_each_suggestion_is_what_optuna_suggests_with_the_trials_seed(sampler: str) -> None:
     process = Process(InMemoryStorage(), sampler, 5, ENDLESS)
     process.run()
