@@ -277,7 +277,7 @@ def test_a_study_in_memory_is_kept_in_its_folder(
         (folder / "multirun/a/report.html").read_text()
     )
     # By name alone, too.
-    assert "2 of 2" in command("sweep.watch", "a", "--once").stdout
+    assert "2/2 finished" in command("sweep.watch", "a", "--once").stdout
     assert command("sweep.report", "a").stdout.strip() == "multirun/a/report.html"
 
 
