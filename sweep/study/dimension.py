@@ -35,6 +35,8 @@ from sweep.overrides import element_text, override_text
 
 # Optuna stores numbers as floats, which hold integers up to here.
 _EXACT_INTEGERS = 2**53
+# Values that are put into another order; the list of them is kept.
+_SHUFFLED = 1_000_000
 # Values of a choice that an error shows.
 _SHOWN = 12
 
@@ -131,6 +133,12 @@ def read_dimension(override: Override, is_group: bool = False, seed: str = "") -
             f"a choice a,b,c, range(...), interval(...), or glob(...) of a group: {error}",
         ) from error
     if getattr(sweep, "shuffle", False):
+        if dimension.size() > _SHUFFLED:
+            raise ArgumentError(
+                override.get_key_element(),
+                override.get_value_string(),
+                f"at most {_SHUFFLED:,} values to shuffle; a sampler draws from more by chance",
+            )
         shuffled = list(dimension.listed or ())
         random.Random(seed).shuffle(shuffled)
         return replace(dimension, listed=shuffled)

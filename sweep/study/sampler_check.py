@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -36,6 +37,10 @@ from sweep.study.suggestions import TrialSampler
 
 # Ended trials: enough to learn from.
 _ENDED = 4
+# Each with as many reports.
+_STEPS = (1, 2, 3)
+# Arguments by which samplers and pruners wait for something, and what makes them begin.
+_BEGINS = {"n_startup_trials": 1, "n_startup_steps": 0, "n_warmup_steps": 0}
 
 
 def check_samplers(
@@ -60,7 +65,9 @@ def check_samplers(
         if space.custom is not None:
             allowed = "tpe, random, ... with custom_search_space"
         raise ArgumentError("hydra/sweeper/sampler", "grid", allowed)
-    sampler_of_trial(node, 0)
+    name = str(sampler["_target_"]).rpartition(".")[2]
+    with _mistakes_of(SAMPLER_KEY, name):
+        sampler_of_trial(node, 0)
     dimensions = dict(space.dimensions)
     if space.custom is not None:
         dimensions["of custom_search_space"] = Dimension(FloatDistribution(0.0, 1.0), None, {})
@@ -70,16 +77,17 @@ def check_samplers(
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        _ask(node, new_pruner(pruner), SearchSpace(dimensions, {}), directions)
+        _ask(node, name, new_pruner(_at_once(pruner)), SearchSpace(dimensions, {}), directions)
     finally:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _ask(node: Node, pruner: BasePruner, space: SearchSpace, directions: Sequence[str]) -> None:
+def _ask(
+    node: Node, name: str, pruner: BasePruner, space: SearchSpace, directions: Sequence[str]
+) -> None:
     """Asks for a trial after some have ended, and whether to prune it, and tells how it ended."""
     storage = InMemoryStorage()
-    # However many trials it would first draw at random.
-    make = functools.partial(sampler_of_trial, _with(node, "n_startup_trials", 1))
+    make = functools.partial(sampler_of_trial, _at_once(node))
     optuna.create_study(study_name="check", storage=storage, directions=list(directions))  # type: ignore[arg-type]
     study = LearningStudy("check", storage, TrialSampler(make, 0, space, 0), pruner)
     one_direction = len(directions) == 1
@@ -89,17 +97,18 @@ def _ask(node: Node, pruner: BasePruner, space: SearchSpace, directions: Sequenc
                 values=[float(number)] * len(directions),
                 params=_drawn(space, number),
                 distributions={key: d.distribution for key, d in space.dimensions.items()},
-                intermediate_values={1: float(number)} if one_direction else {},
+                intermediate_values=dict.fromkeys(_STEPS, float(number)) if one_direction else {},
             )
         )
-    with _mistakes_of(SAMPLER_KEY, node["_target_"]):
+    with _mistakes_of(SAMPLER_KEY, name):
         trial = Trial(study, storage.create_new_trial(study._study_id))
         space.suggest(None, trial)
     with _mistakes_of(PRUNER_KEY, type(pruner).__name__):
         if one_direction:
-            trial.report(0.0, step=1)
+            for step in _STEPS:
+                trial.report(0.5, step)
             trial.should_prune()
-    with _mistakes_of(SAMPLER_KEY, node["_target_"]):
+    with _mistakes_of(SAMPLER_KEY, name):
         study.tell(trial, [0.0] * len(directions))
 
 
@@ -110,9 +119,9 @@ def _drawn(space: SearchSpace, seed: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _mistakes_of(key: str, target: str) -> Iterator[None]:
+def _mistakes_of(key: str, name: str) -> Iterator[None]:
     """Reports what a sampler or pruner cannot do as a mistake in its configuration."""
-    group, name = key.replace(".", "/"), target.rpartition(".")[2]
+    group = key.replace(".", "/")
     try:
         yield
     except ImportError as error:
@@ -125,8 +134,12 @@ def _mistakes_of(key: str, target: str) -> Iterator[None]:
         raise SlicewiseError(f"{group}: {name}: {error}") from error
 
 
-def _with(node: Any, key: str, value: Any) -> Any:
-    """A configuration with another value wherever there is such a key."""
+def _at_once(node: Any) -> Any:
+    """The configuration of what does not wait for so many trials, or steps, before it begins."""
     if not isinstance(node, dict):
         return node
-    return {name: value if name == key else _with(old, key, value) for name, old in node.items()}
+    changed = {key: _at_once(value) for key, value in node.items()}
+    if "_target_" in node:
+        known = inspect.signature(get_object(node["_target_"])).parameters
+        changed |= {key: value for key, value in _BEGINS.items() if key in known or key in node}
+    return changed

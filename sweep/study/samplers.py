@@ -133,11 +133,8 @@ def sampler_of_trial(node: Node, seed: int) -> BaseSampler:
 def _instance(group: str, node: Node, kind: type) -> Any:
     try:
         made = instantiate(node, _execution_whitelist_=(*_OPTUNA, *trusted_targets()))
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, (InstantiationException, ValueError, TypeError)):
-            raise SlicewiseError(f"{group}: {cause}") from error
-        raise cause from error
+    except (InstantiationException, TypeError, ValueError) as error:
+        raise SlicewiseError(f"{group}: {error.__cause__ or error}") from error
     if not isinstance(made, kind):
         allowed = f"a subclass of {kind.__module__.rpartition('.')[0]}.{kind.__name__}"
         raise ArgumentError(f"{group}._target_", node["_target_"], allowed)

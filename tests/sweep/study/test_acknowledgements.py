@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,8 +37,8 @@ OUTCOMES = (
     Outcome(End.PRUNED, "pruned"),
     Outcome(End.COMPLETE, values=(2.0,)),
 )
-# More than the commits of one course; the last of them disturb nothing.
-COMMITS = 90
+# More than the writes of one course.
+WRITES = 90
 
 
 @pytest.fixture(autouse=True)
@@ -47,26 +48,33 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Lossy:
-    """Loses the acknowledgement of one commit.
+    """Loses the acknowledgement of one commit that writes.
 
     Args:
         engine: Whose commits.
+        writes: Whether a connection has something to commit.
         cut: What happens to the connection; returns the driver's error.
+        left: After how many.
     """
 
-    def __init__(self, engine: sqlalchemy.Engine, cut: Callable[[Any], Exception]) -> None:
-        self.left: int | None = None
-        self.lost = 0
+    def __init__(
+        self,
+        engine: sqlalchemy.Engine,
+        writes: Callable[[Any], bool],
+        cut: Callable[[Any], Exception],
+        left: int,
+    ) -> None:
+        self.lost = False
         dialect: Any = engine.dialect
         commit = dialect.do_commit
 
         def lossy(connection: Any) -> None:
+            nonlocal left
+            left -= writes(connection)
             commit(connection)
-            if self.left is not None:
-                self.left -= 1
-                if self.left == -1:
-                    self.lost += 1
-                    raise cut(connection)
+            if left < 0 and not self.lost:
+                self.lost = True
+                raise cut(connection)
 
         dialect.do_commit = lossy
 
@@ -114,11 +122,14 @@ def summary(study: SharedStudy) -> list[Any]:
     ]
 
 
-def check_at_every_commit(
-    make: Callable[[int], BaseStorage], cut: Callable[[Any], Exception], directory: Path
+def check_at_every_write(
+    make: Callable[[], BaseStorage],
+    writes: Callable[[Any], bool],
+    cut: Callable[[Any], Exception],
+    directory: Path,
 ) -> None:
-    """Whichever commit's acknowledgement is lost, the study is the same."""
-    undisturbed = course(make(-1), directory)
+    """Whichever write's acknowledgement is lost, the study is the same."""
+    undisturbed = course(make(), directory)
     assert [state for _, state, *_ in undisturbed] == [
         TrialState.COMPLETE,
         TrialState.FAIL,
@@ -127,25 +138,26 @@ def check_at_every_commit(
         TrialState.PRUNED,
         TrialState.COMPLETE,
     ]
-    lost = 0
-    for commit in range(COMMITS):
-        storage = make(commit)
+    for write in range(WRITES):
+        storage = make()
         engine = storages._engine(storage)
         assert engine is not None
-        lossy = Lossy(engine, cut)
-        lossy.left = commit
-        assert course(storage, directory) == undisturbed, f"commit {commit}"
-        lost += lossy.lost
+        lossy = Lossy(engine, writes, cut, write)
+        assert course(storage, directory) == undisturbed, f"write {write}"
         engine.dispose()
         if not lossy.lost:
             break
     # A trial alone takes seven: made, three values, its folder, its reason, its end.
-    assert 30 < lost < COMMITS
+    assert 30 < write < WRITES - 1
 
 
-def test_sqlite_at_every_commit(tmp_path: Path) -> None:
-    check_at_every_commit(
-        lambda commit: open_storage(f"sqlite:///{tmp_path}/{commit}.db"), locked, tmp_path
+def test_sqlite_at_every_write(tmp_path: Path) -> None:
+    numbers = itertools.count()
+    check_at_every_write(
+        lambda: open_storage(f"sqlite:///{tmp_path}/{next(numbers)}.db"),
+        lambda connection: connection.in_transaction,
+        locked,
+        tmp_path,
     )
 
 
@@ -217,8 +229,7 @@ def proxy(behind: BaseStorage) -> Iterator[str]:
 def test_a_grpc_proxy_at_every_call(tmp_path: Path) -> None:
     with proxy(InMemoryStorage()) as url:
         undisturbed = course(open_storage(url), tmp_path)
-    lost = 0
-    for call in range(COMMITS):
+    for call in range(WRITES):
         with proxy(InMemoryStorage()) as url:
             storage: Any = open_storage(url)
             storage._stub = stub = _LossyStub(storage._stub, call)
@@ -226,5 +237,4 @@ def test_a_grpc_proxy_at_every_call(tmp_path: Path) -> None:
             storage.close()
         if stub.left >= 0:
             break
-        lost += 1
-    assert 30 < lost < COMMITS
+    assert 30 < call < WRITES - 1
