@@ -168,7 +168,7 @@ def test_a_connection_cut_after_any_write_loses_and_doubles_nothing(
 
     def cut(connection: Any) -> Exception:
         """Ends all of this process's sessions, that of the lock too."""
-        database = connection.info.dbname
+        database = connection.dbapi_connection.info.dbname
         engine = sqlalchemy.create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
         with engine.connect() as other:
