@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,3 +123,24 @@ def test_failures_within_the_rate_do_not_stop_it(run: Run, folder: Path) -> None
 def test_maximizing_finds_the_other_end(run: Run) -> None:
     _, ours = run("sphere", "optuna_workers", "x=1,2,3", "y=0", "hydra.sweeper.direction=maximize")
     assert ours["best_params"] == {"x": 3}
+
+
+def test_without_a_storage_several_workers_share_a_file_in_the_sweeps_folder(
+    folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """No storage is the official default, and so are two jobs at a time."""
+    root = Path(__file__).parents[3]
+    environment = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
+    app = ("tests.sweep.official.sphere", "-m", "hydra/sweeper=optuna_workers")
+    sweep = ("hydra.sweep.dir=out", "x=interval(-5,5)", "y=1", "hydra.sweeper.n_jobs=2")
+    done = command(*app, *sweep, "hydra/launcher=local", "hydra.sweeper.n_trials=4", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "hydra.sweeper.storage=null: the study is kept in sqlite:///out/study.db" in done.stdout
+    assert "python -m sweep.dashboard --storage sqlite:///out/study.db" in done.stdout
+    done = command(*app, *sweep, "hydra/launcher=basic", "hydra.sweeper.n_trials=6", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "Study out: 6 complete." in done.stdout
+    study = optuna.load_study(study_name="out", storage=f"sqlite:///{folder}/out/study.db")
+    assert len({trial.params["x"] for trial in study.trials}) == 6
+    looked = command("sweep.watch", "out", "--once", **environment)
+    assert "6/6 finished" in looked.stdout
