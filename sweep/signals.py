@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill, as a worker understands them."""
+"""Ctrl-C and a polite kill, as fits and the local launcher understand them."""
 
 from __future__ import annotations
 
@@ -44,3 +44,41 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM as something to wait for, while entered in the main thread.
+
+    As exceptions they could come between the start of a process and the note that it was
+    started. Signals that someone else handles, or ignores, are left to them.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.handle, self._writer = os.pipe()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+            for number, handler in ordinary.items():
+                if signal.getsignal(number) == handler:
+                    self._before[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, error: object, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.handle)
+        os.close(self._writer)
+        if self.count and error is None:
+            # It came when all was done but this.
+            raise KeyboardInterrupt
+
+    def clear(self) -> None:
+        """Makes the handle wait for the next one; `count` stays."""
+        os.read(self.handle, 1024)
+
+    def _notice(self, number: int, frame: Any) -> None:
+        self.count += 1
+        os.write(self._writer, b"!")

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections import deque
@@ -43,6 +42,7 @@ from omegaconf import DictConfig, open_dict
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.child import ChildProcess, let_interrupts_through
 from sweep.devices import cpu_count, visible_gpus
+from sweep.signals import Interrupts
 from sweep.study.compose import output_directory
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def launch(
         "" if slots == 1 else f", which print to {OUTPUT_NAME} in each job's directory",
     )
     numbered = list(enumerate(job_overrides, start=initial_job_idx))
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         jobs = _Jobs(launcher, environments, interrupts)
         try:
             returns = jobs.run(numbered)
@@ -235,7 +235,7 @@ class _Jobs:
         self,
         launcher: LaunchSettings,
         environments: list[dict[str, str]],
-        interrupts: _Interrupts,
+        interrupts: Interrupts,
     ) -> None:
         self._launcher = launcher
         self._environments = environments
@@ -347,44 +347,6 @@ class _Jobs:
         if isinstance(result, _Escaped):
             raise result.job._return_value
         self._returns[job.number] = result
-
-
-class _Interrupts:
-    """Ctrl-C and SIGTERM as something to wait for, while entered in the main thread.
-
-    As exceptions they could come between the start of a process and the note that it was
-    started. Signals that someone else handles, or ignores, are left to them.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.handle, self._writer = os.pipe()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-            for number, handler in ordinary.items():
-                if signal.getsignal(number) == handler:
-                    self._before[number] = signal.signal(number, self._notice)
-        return self
-
-    def __exit__(self, error: object, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        os.close(self.handle)
-        os.close(self._writer)
-        if self.count and error is None:
-            # It came when all was done but this.
-            raise KeyboardInterrupt
-
-    def clear(self) -> None:
-        """Makes the handle wait for the next one; `count` stays."""
-        os.read(self.handle, 1024)
-
-    def _notice(self, number: int, frame: Any) -> None:
-        self.count += 1
-        os.write(self._writer, b"!")
 
 
 def _gave_up(job: _Job, death: str) -> SlicewiseError:
