@@ -115,7 +115,7 @@ class OneRank(Callback):
     Args:
         rank: Which one.
         step: In which step; the first is 1.
-        what: `raise`, or a signal's name.
+        what: `raise`, `leave` (be killed, but leave a process behind), or a signal's name.
         trial: Of which trial; None: of any.
     """
 
@@ -136,6 +136,13 @@ class OneRank(Callback):
         mark.touch()
         if self.what == "raise":
             raise RuntimeError(f"rank {self.rank} is tired")
+        if self.what == "leave":
+            # It holds the rank's pipe open, as a forked data worker would.
+            descendant = os.fork()
+            while descendant == 0:
+                signal.pause()
+            mark.write_text(str(descendant))
+            self.what = "SIGKILL"
         os.kill(os.getpid(), signal.Signals[self.what])
 
 

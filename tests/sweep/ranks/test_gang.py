@@ -29,6 +29,7 @@ from sweep.trial.build import build
 from sweep.trial.parts import build_student
 from tests.sweep import faults
 from tests.sweep.conftest import Sweep
+from tests.sweep.processes import eventually, is_alive
 
 Record = Callable[[str], dict[str, Any]]
 
@@ -241,6 +242,15 @@ def test_a_single_fit_says_which_rank_died(
     assert "Error: rank 1 died (SIGKILL)" in capfd.readouterr().err
     assert sweep(*command) == 0
     assert record("s/0")["steps"] == 5
+
+
+def test_what_a_killed_rank_leaves_behind_ends_with_it(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], ranks: Ranks
+) -> None:
+    assert sweep(*ranks, ALL_SAVES, "study=s", ONE_RANK % (1, 3, "leave")) == MISTAKE
+    assert "Error: rank 1 died (SIGKILL)" in capfd.readouterr().err
+    descendant = int((folder / "multirun/s/0/happened").read_text())
+    eventually(lambda: not is_alive(descendant), "its end", 10)
 
 
 @pytest.mark.parametrize(
