@@ -79,7 +79,7 @@ class ChildProcess:
         return self._process.returncode
 
     def handles(self) -> list[Connection | int]:
-        """What becomes ready for `multiprocessing.connection.wait` when `receive` has news."""
+        """What becomes ready for `multiprocessing.connection.wait` when it sends or ends."""
         handles: list[Connection | int] = [] if self._pipe.closed else [self._pipe]
         return handles if self._end is None else [*handles, self._end]
 

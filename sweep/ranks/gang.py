@@ -145,8 +145,8 @@ class Gang:
                     elif isinstance(message, Share):
                         shares[number] = message
                         failed = message.outcome.end in (End.CRASHED, End.LOST)
-                        patience = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
-                        deadline = min(deadline, time.monotonic() + patience)
+                        seconds = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
+                        deadline = min(deadline, time.monotonic() + seconds)
             except RankDied:
                 if any(share.outcome.end is End.CRASHED for share in shares.values()):
                     # It died of what another has told us.

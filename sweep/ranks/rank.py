@@ -54,19 +54,19 @@ class RankTrial(ActiveTrial):
         return bool(self._ask("should_prune"))
 
 
-class _Line:
-    """The line to the gang: a thread listens, the rest may speak."""
+class _Pipe:
+    """The pipe to the gang: one thread receives, all others may send."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._speaking = threading.Lock()
+        self._sending = threading.Lock()
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.stop = threading.Event()
-        threading.Thread(target=self._listen, name="gang", daemon=True).start()
+        threading.Thread(target=self._receive, name="gang", daemon=True).start()
 
-    def say(self, message: Any) -> None:
-        with self._speaking:
+    def send(self, message: Any) -> None:
+        with self._sending:
             self._connection.send(message)
 
     def next_task(self) -> Any:
@@ -75,10 +75,10 @@ class _Line:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Calls a method of the active trial where the study is."""
-        self.say(Question(method, arguments))
+        self.send(Question(method, arguments))
         return self._answers.get().value
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         try:
             while True:
                 message = self._connection.recv()
@@ -89,16 +89,16 @@ class _Line:
                 else:
                     self._tasks.put(message)
         except (EOFError, OSError):
-            # The gang is no more. Whatever this rank does, or waits for, is nobody's concern.
+            # The gang has ended: no one waits for what this rank does, and it may wait for ever.
             os._exit(0)
 
 
 class _ToGang(QueueHandler):
     """Log records go to the process that writes the trial's log."""
 
-    def __init__(self, line: _Line, rank: int) -> None:
-        super().__init__(line)  # type: ignore[arg-type]
-        self._line = line
+    def __init__(self, pipe: _Pipe, rank: int) -> None:
+        super().__init__(pipe)  # type: ignore[arg-type]
+        self._pipe = pipe
         self._rank = rank
         # The trial's log adds when and where.
         self.setFormatter(logging.Formatter("%(message)s"))
@@ -106,30 +106,30 @@ class _ToGang(QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
         if self._rank > 0:
             record.msg = f"[rank {self._rank}] {record.msg}"
-        self._line.say(record)
+        self._pipe.send(record)
 
 
-def run_rank(pipe: Connection, place: Place) -> None:
+def run_rank(connection: Connection, place: Place) -> None:
     """Runs tasks until the gang closes its end of the pipe."""
     # The gang decides what a signal means.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     let_interrupts_through()
-    line = _Line(pipe)
+    pipe = _Pipe(connection)
     rank = place.rank
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
-        handlers=[_ToGang(line, rank)],
+        handlers=[_ToGang(pipe, rank)],
         force=True,
     )
     logging.captureWarnings(rank > 0)
     register_resolvers()
-    _meet(line, place)
+    _meet(pipe, place)
     while True:
-        task = line.next_task()
-        line.stop.clear()
-        active = RankTrial(task, line.stop, line.ask if rank == 0 else None)
-        line.say(run_share(task, active))
+        task = pipe.next_task()
+        pipe.stop.clear()
+        active = RankTrial(task, pipe.stop, pipe.ask if rank == 0 else None)
+        pipe.send(run_share(task, active))
 
 
 def run_share(task: Task, active: ActiveTrial) -> Share:
@@ -156,7 +156,7 @@ def run_share(task: Task, active: ActiveTrial) -> Share:
     return share
 
 
-def _meet(line: _Line, place: Place) -> None:
+def _meet(pipe: _Pipe, place: Place) -> None:
     """Joins the other ranks, through a store that rank 0 keeps."""
     from torch import distributed
     from torch._C._distributed_c10d import TCPStore
@@ -168,7 +168,7 @@ def _meet(line: _Line, place: Place) -> None:
         # Ranks of one machine need not be seen from outside.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     patience = timedelta(seconds=place.timeout)
-    port = 0 if place.rank == 0 else line.next_task().port
+    port = 0 if place.rank == 0 else pipe.next_task().port
     store = TCPStore(
         "127.0.0.1",
         port,
@@ -177,7 +177,7 @@ def _meet(line: _Line, place: Place) -> None:
         timeout=patience,
         wait_for_workers=False,
     )
-    line.say(Meeting(store.port))
+    pipe.send(Meeting(store.port))
     distributed.init_process_group(
         backend_of(place.accelerator),
         store=store,

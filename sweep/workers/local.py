@@ -269,13 +269,13 @@ class _Jobs:
         grace = self._launcher.grace
         jobs = _counted(len(self._running), "job")
         log.warning("Stopping %s within %g s; Ctrl-C kills at once", jobs, grace)
-        # The Ctrl-C that brought us here, if one did, is not yet the impatient one.
-        patience = min(self._interrupts.count, 1)
+        # The Ctrl-C that brought us here, if one did, asked for this; only another one kills.
+        asked = min(self._interrupts.count, 1)
         deadline = time.monotonic() + grace
         try:
             for running in self._running:
                 running.process.interrupt()
-            while self._running and self._interrupts.count <= patience:
+            while self._running and self._interrupts.count <= asked:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
@@ -313,7 +313,7 @@ class _Jobs:
         self._running.append(_JobProcess(job, slot, process))
 
     def _wait(self, seconds: float | None) -> list[_JobProcess]:
-        """Waits for news, at most so long; returns the processes that have ended."""
+        """Waits until one sends something or ends; returns the processes that have ended."""
         handles = [handle for running in self._running for handle in running.process.handles()]
         if self._interrupts.handle in wait([self._interrupts.handle, *handles], seconds):
             self._interrupts.clear()
