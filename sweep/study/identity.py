@@ -146,7 +146,7 @@ def identity_of(config: DictConfig, space: SearchSpace) -> dict[str, Any]:
     shared = copy.deepcopy(config)
     OmegaConf.set_readonly(shared, False)
     OmegaConf.set_struct(shared, False)
-    for key in (*space.dimensions, *hidden):
+    for key in (*space.decided(config), *hidden):
         # What is made of it cannot be resolved then, and so is shown as it is made.
         with contextlib.suppress(OmegaConfBaseException):
             OmegaConf.update(shared, _node(key), MISSING, force_add=True)

@@ -125,12 +125,25 @@ class SearchSpace:
         for trial in self._sampled(config):
             yield dict(trial.params)
 
+    def decided(self, config: Any) -> list[str]:
+        """The keys that have a value of a trial's own: those swept, and those that `custom` adds.
+
+        What `custom` asks in some cases alone may be left out.
+        """
+        keys = dict.fromkeys(self.dimensions)
+        if self.custom is not None:
+            keys |= dict.fromkeys(key for point in self.samples(config) for key in point)
+        return list(keys)
+
     def _sampled(self, config: Any) -> Iterator[Trial]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for number in range(_SAMPLES):
             study.enqueue_trial({k: d.sample(number) for k, d in self.dimensions.items()})
             trial = study.ask()
-            self.suggest(config, trial)
+            try:
+                self.suggest(config, trial)
+            except Exception:  # Of anybody's function. Trials will say so, each for itself.
+                continue
             yield trial
 
     def suggest(self, config: Any, trial: Trial) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slicewise.attention import Dropout, attend
+from slicewise.whole import additive_mask
 
 B, N, T, D, W = 2, 3, 5, 4, 6
 BF16 = torch.bfloat16
@@ -89,3 +90,27 @@ def test_neighbours_are_dropped_independently() -> None:
     kept = (Dropout(0.3)(torch.ones(400_000, dtype=BF16)) != 0).float().view(-1, 4)
     correlation = torch.corrcoef(kept.T) - torch.eye(4)
     assert correlation.abs().max() < 0.02
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16, torch.float16])
+@pytest.mark.parametrize("real", [1, 12])
+def test_blocks_of_keys_that_are_masked_as_a_whole_leave_numbers(
+    device: str, dtype: torch.dtype, real: int
+) -> None:
+    """Most texts fill a tenth of 128 tokens: fused kernels meet blocks without a single one."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 2, 128, 32)] * 3
+    tensors = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
+    inputs = [tensor.requires_grad_() for tensor in tensors]
+    keep_BT = torch.arange(128, device=device).expand(4, 128) < real
+    mask = additive_mask(keep_BT)
+    assert mask is not None
+    assert torch.isfinite(mask.to(dtype)).all()
+    for lowest in (mask, torch.where(mask < 0, torch.finfo(torch.float32).min, mask)):
+        context = attend(*inputs, lowest, dropout_p=0.1)
+        context.float().square().sum().backward()
+        assert torch.isfinite(context).all()
+        assert all(torch.isfinite(x.grad).all() for x in inputs if x.grad is not None)
+        # Only the real keys have been attended to.
+        assert all(not x.grad[:, :, real:].any() for x in inputs[1:] if x.grad is not None)

@@ -148,3 +148,12 @@ def test_a_password_is_not_shown(folder: Path) -> None:
 
     plan = Plan(command="python -m sweep hydra.sweeper.storage=postgresql://me:secret@db/x")
     assert plan.command == "python -m sweep hydra.sweeper.storage=postgresql://me@db/x"
+
+
+def test_what_a_search_decides_is_not_shown_as_shared(sweep: Sweep, folder: Path) -> None:
+    """Nor what follows from it: the schedule's highest learning rate is the optimizer's."""
+    assert sweep("-m", "study=a", "search=students", "hydra.sweeper.n_trials=2") == 0
+    question = section((folder / "multirun/a/report.html").read_text(), "question")
+    assert "ApproximateAttention" not in question
+    assert "lr=0.001" not in question
+    assert "weight_decay=0.0001" in question
