@@ -33,6 +33,13 @@ _GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 _LEXER = "LexerNoViableAltException: "
 # Hydra's module that chooses options of groups.
 _HYDRAS_GROUPS = "hydra._internal.defaults_list"
+# Options that plugins bring, and the extras that install them.
+_EXTRAS = {
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=ray": "ray",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=submitit_slurm": "slurm",
+}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -97,6 +104,9 @@ def _unknown_option(error: MissingConfigException) -> str:
     if not group or not error.options:
         return str(error)
     message = f"{group}={option}: allowed: {', '.join(error.options)}"
+    extra = _EXTRAS.get(f"{group}={option}")
+    if extra:
+        return f"{message}\n{option} is not installed: pip install 'slicewise[{extra}]'"
     return f"{message}{_did_you_mean(option, error.options, f'{group}={{}}')}"
 
 

@@ -96,12 +96,21 @@ def test_every_launcher_runs_the_same_trials(
     assert not (folder / "multirun/a/4").exists()
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_slurm"])
+@pytest.mark.parametrize(
+    ("launcher", "extra"),
+    [
+        ("joblib", "joblib"),
+        ("ray", "ray"),
+        ("submitit_local", "slurm"),
+        ("submitit_slurm", "slurm"),
+    ],
+)
 def test_a_launcher_that_is_not_installed_is_one_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     launcher: str,
+    extra: str,
 ) -> None:
     # Plugins register themselves when they are first looked for.
     Plugins.instance()
@@ -113,5 +122,6 @@ def test_a_launcher_that_is_not_installed_is_one_message(
     assert main() == 1
     said = capfd.readouterr().err
     assert said.startswith("Error: ")
-    assert f"hydra/launcher/{launcher}" in said
+    assert f"hydra/launcher={launcher}: allowed: basic, " in said
+    assert f"pip install 'slicewise[{extra}]'" in said
     assert "Traceback" not in said
