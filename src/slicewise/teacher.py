@@ -326,12 +326,12 @@ def _random_whole(
     above = _frozen(model.encoder.layer, config)
     tokenizer = HashedWords(RANDOM_VOCAB_SIZE)
     return WholeModel(
-        _without_layers(model),
+        without_layers(model),
         _frozen(below, config),
         above,
         tokenizer,
         Pooling(),
-        _positions(model),
+        num_positions(model),
     )
 
 
@@ -384,7 +384,13 @@ def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeMod
         expected_BTH = model(input_ids=ids_BT, attention_mask=keep_BT).last_hidden_state
     below, above = _frozen(layers[:first_layer], config), _frozen(layers[slice_end:], config)
     whole = WholeModel(
-        _without_layers(model), below, above, tokenizer, Pooling.of(pretrained), _positions(model)
+        without_layers(model),
+        below,
+        above,
+        tokenizer,
+        Pooling.of(pretrained),
+        num_positions(model),
+        pretrained,
     )
     mask = additive_mask(keep_BT)
     output_BTH = above(teacher(whole.enter(ids_BT, keep_BT), mask), mask)
@@ -399,7 +405,7 @@ def _frozen(layers: nn.ModuleList, config: PreTrainedConfig) -> TeacherSlice:
     return TeacherSlice(layers, config.hidden_size, "")
 
 
-def _without_layers(model: PreTrainedModel) -> PreTrainedModel:
+def without_layers(model: PreTrainedModel) -> PreTrainedModel:
     """The same model, which now returns what would enter its first layer."""
     for holder in ("encoder", "transformer"):
         if hasattr(model, holder):
@@ -410,7 +416,7 @@ def _without_layers(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _positions(model: PreTrainedModel) -> int:
+def num_positions(model: PreTrainedModel) -> int:
     """How many tokens the model has positions for."""
     positions = model.get_submodule("embeddings.position_embeddings")
     assert isinstance(positions, nn.Embedding)

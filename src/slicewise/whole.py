@@ -240,6 +240,7 @@ class WholeModel(nn.Module):
         tokenizer: Of the model.
         pooling: Of the model.
         max_length: Most tokens of a text: the positions that the model knows.
+        files: The folder or the model on the hub that all of it came from, if any.
 
     Example:
         >>> from slicewise.teacher import random_bert
@@ -261,6 +262,7 @@ class WholeModel(nn.Module):
         tokenizer: Tokenizer,
         pooling: Pooling,
         max_length: int,
+        files: str | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
@@ -269,6 +271,7 @@ class WholeModel(nn.Module):
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = max_length
+        self.files = files
         self.requires_grad_(False)
         self.eval()
 
@@ -291,12 +294,7 @@ class WholeModel(nn.Module):
 
     def pad(self, encoded: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
         """Rows of ids to tensors of T = `length`, as `tokenize` returns them."""
-        ids_BT = torch.full((len(encoded), length), self.tokenizer.pad_id)
-        keep_BT = torch.zeros(len(encoded), length, dtype=torch.bool)
-        for row, ids in enumerate(encoded):
-            ids_BT[row, : len(ids)] = torch.tensor(ids)
-            keep_BT[row, : len(ids)] = True
-        return ids_BT, keep_BT
+        return pad(encoded, self.tokenizer.pad_id, length)
 
     @torch.no_grad()
     def enter(self, input_ids: Tensor, keep: Tensor) -> Tensor:
@@ -323,6 +321,28 @@ class WholeModel(nn.Module):
             keep: Which are real tokens, (B, T).
         """
         return self.pooling(self.above(hidden_states, additive_mask(keep)), keep)
+
+
+def pad(
+    encoded: Sequence[Sequence[int]], pad_id: int, length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rows of ids to tensors.
+
+    Args:
+        encoded: B rows of ids.
+        pad_id: What fills up a row.
+        length: T; as long as the longest row unless given.
+
+    Returns:
+        The ids (B, T) and which of them are real tokens, (B, T).
+    """
+    length = length or max(map(len, encoded))
+    ids_BT = torch.full((len(encoded), length), pad_id)
+    keep_BT = torch.zeros(len(encoded), length, dtype=torch.bool)
+    for row, ids in enumerate(encoded):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        keep_BT[row, : len(ids)] = True
+    return ids_BT, keep_BT
 
 
 def additive_mask(keep: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ from slicewise.trust import find_class, name_of, trusted_by_user
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
-_TRUSTED = ("slicewise.students.*",)
+TRUSTED = ("slicewise.students.*",)
 # Version 0.1.0 wrote "family" in the place of "_target_", and knew these.
 _FAMILIES = {
     "approx": "slicewise.students.approx.ApproximateAttention",
@@ -100,7 +100,7 @@ def load_student(path: str | Path, trusted: Iterable[str] = ()) -> Student:
     config = _read_config(folder / CONFIG_NAME)
     try:
         family = find_class(
-            config.pop("_target_"), Student, (*_TRUSTED, *trusted_by_user(), *trusted)
+            config.pop("_target_"), Student, (*TRUSTED, *trusted_by_user(), *trusted)
         )
     except SlicewiseError as error:
         raise SlicewiseError(f"{folder / CONFIG_NAME}: {error}") from error

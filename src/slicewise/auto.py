@@ -1,0 +1,106 @@
+"""After `import slicewise`, transformers' AutoModel knows sliced encoders.
+
+Importing slicewise loads no transformers, so this waits until somebody else does: as soon as
+transformers' table of models has been imported, an entry is added for each family whose layers
+can be students. Whoever uses `AutoModel` or sentence-transformers then gets a sliced encoder where
+a folder's `config.json` describes one, and the family's own model everywhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_TABLE = "transformers.models.auto.modeling_auto"
+# Model types whose layers slicewise reads, and the module and class of their configuration.
+_FAMILIES = {
+    "bert": "BertConfig",
+    "camembert": "CamembertConfig",
+    "distilbert": "DistilBertConfig",
+    "electra": "ElectraConfig",
+    "roberta": "RobertaConfig",
+    "xlm_roberta": "XLMRobertaConfig",
+}
+
+
+def register_with_transformers() -> None:
+    """Adds the entries now, where transformers' table is there already, or as soon as it is."""
+    if _TABLE in sys.modules:
+        _register(sys.modules[_TABLE])
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the one module as the others would, and has the entries added once it has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _TABLE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _register(module)
+
+    def __getattr__(self, name: str) -> Any:
+        # Whoever asks for a module's source or resources asks its loader.
+        return getattr(self._loader, name)
+
+
+class _FamilyOrSliced:
+    """Stands in AutoModel's table in the place of a family's model, and hands on to one of two.
+
+    A subclass for each family; never instantiated.
+    """
+
+    own_name: str
+    config_class: Any
+
+    @classmethod
+    def _model_class(cls, config: Any) -> Any:
+        if getattr(config, "slicewise", None) is not None:
+            return importlib.import_module("slicewise.encoder.transformers_model").SlicedModel
+        return getattr(importlib.import_module("transformers"), cls.own_name)
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *arguments: Any, config: Any, **options: Any) -> Any:
+        return cls._model_class(config).from_pretrained(path, *arguments, config=config, **options)
+
+    @classmethod
+    def _from_config(cls, config: Any, **options: Any) -> Any:
+        return cls._model_class(config)._from_config(config, **options)
+
+
+def _register(table: ModuleType) -> None:
+    for family, config_name in _FAMILIES.items():
+        own_name = table.MODEL_MAPPING_NAMES.get(family.replace("_", "-"))
+        if own_name is None:
+            # A release that does not know the family.
+            continue
+        module = importlib.import_module(f"transformers.models.{family}.configuration_{family}")
+        config_class = getattr(module, config_name)
+        entry = type(
+            own_name, (_FamilyOrSliced,), {"own_name": own_name, "config_class": config_class}
+        )
+        table.AutoModel.register(config_class, entry, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Whole encoders: cut into slices, put together anew from students, healed, exported."""
