@@ -21,7 +21,7 @@ _VERSION = 1
 
 
 def describe(encoder: SlicedEncoder) -> dict[str, Any]:
-    """All that is needed, with the config of the embeddings, to build an encoder again; JSON values.
+    """What builds an encoder again, with the config of its embeddings; all JSON values.
 
     Raises:
         SlicewiseError: A block holds no student.

@@ -18,7 +18,13 @@ from slicewise.encoder.description import (
     describe,
 )
 from slicewise.encoder.files import copy_files, new_folder
-from slicewise.encoder.sliced import SlicedEncoder, assemble, keep_slice, original_encoder, partition
+from slicewise.encoder.sliced import (
+    SlicedEncoder,
+    assemble,
+    keep_slice,
+    original_encoder,
+    partition,
+)
 from slicewise.encoder.transformers_model import WEIGHTS_NAME, config_for, embeddings_of
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.teacher import load_slice, num_positions
@@ -129,7 +135,7 @@ def _build(folder: Path, trusted: Iterable[str]) -> SlicedEncoder:
         tokenizer = HashedWords(config.vocab_size)
     else:
         tokenizer = PretrainedTokenizer(str(folder), config.vocab_size)
-    encoder = SlicedEncoder(
+    return SlicedEncoder(
         embeddings.requires_grad_(False),
         build_blocks(description, trusted),
         tokenizer,
@@ -137,4 +143,3 @@ def _build(folder: Path, trusted: Iterable[str]) -> SlicedEncoder:
         min(int(description["max_length"]), num_positions(embeddings)),
         None if isinstance(tokenizer, HashedWords) else folder,
     )
-    return encoder

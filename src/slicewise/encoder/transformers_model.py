@@ -24,7 +24,7 @@ VARIANT = "slicewise"
 WEIGHTS_NAME = f"model.{VARIANT}.safetensors"
 
 
-class SlicedModel(PreTrainedModel):
+class SlicedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """What `AutoModel.from_pretrained` makes of a folder that `save_model` wrote.
 
     Args:
@@ -39,7 +39,7 @@ class SlicedModel(PreTrainedModel):
         super().__init__(config)
         self.embeddings = embeddings_of(config)
         self.blocks = nn.ModuleList(build_blocks(getattr(config, KEY)))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -112,7 +112,7 @@ def embeddings_of(config: PreTrainedConfig) -> PreTrainedModel:
     config.architectures = None
     if hasattr(config, KEY):
         delattr(config, KEY)
-    model: PreTrainedModel = AutoModel.from_config(config)
+    model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     return without_layers(model)
 
 
