@@ -361,8 +361,11 @@ def additive_mask(keep: Tensor) -> Tensor | None:
         >>> additive_mask(torch.tensor([[True, True]])) is None
         True
     """
-    if keep.all():
-        return None
+    return None if keep.all() else padding_mask(keep)
+
+
+def padding_mask(keep: Tensor) -> Tensor:
+    """As `additive_mask`, also where every token is real: nothing depends on the values."""
     mask_BT = torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, MASKED)
     return mask_BT[:, None, None, :]
 
