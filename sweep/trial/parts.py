@@ -15,6 +15,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from torch import nn
 
 from slicewise.averaging import WeightAverage
 from slicewise.cost import count_parameters
@@ -144,7 +145,8 @@ def new_recipe(
     """What makes the optimizer and the scheduler; tried once, so that a wrong value shows now."""
     make_optimizer = build("optimizer", settings.optimizer)
     with mistakes_of("optimizer"):
-        optimizer = make_optimizer(student.parameters())
+        # A student of nothing has no parameters, and no optimizer wants none.
+        optimizer = make_optimizer([*student.parameters()] or [nn.Parameter(torch.empty(0))])
     if settings.scheduler is None:
         return make_optimizer, None
     make_scheduler = build("scheduler", settings.scheduler)

@@ -132,8 +132,8 @@ def _run(runtime: Any, path: Path, ids_BT: Tensor, keep_BT: Tensor) -> Tensor:
 def _cosine(
     encoder: SlicedEncoder, output_BTH: Tensor, expected_BTH: Tensor, keep_BT: Tensor
 ) -> float:
-    pooled = (encoder.pooling(x_BTH, keep_BT) for x_BTH in (output_BTH, expected_BTH))
-    return torch.cosine_similarity(*pooled).mean().item()
+    output_BH = encoder.pooling(output_BTH, keep_BT)
+    return torch.cosine_similarity(output_BH, encoder.pooling(expected_BTH, keep_BT)).mean().item()
 
 
 def _needed(package: str) -> Any:

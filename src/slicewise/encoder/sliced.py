@@ -262,7 +262,7 @@ def assemble(original: SlicedEncoder, blocks: Sequence[Block]) -> SlicedEncoder:
         >>> original = original_encoder(random_bert(num_hidden_layers=3, **sizes))
         >>> spans = partition(original.num_layers, [1, 2])
         >>> kept = keep_slice(original, spans[0])
-        >>> smaller = assemble(original, [kept, Block(Nothing(), spans[1])])
+        >>> smaller = assemble(original, [kept, Block(Nothing(24), spans[1])])
         >>> smaller.encode(["Two layers fewer."]).shape
         torch.Size([1, 24])
     """

@@ -45,6 +45,11 @@ class Moments:
     mean_I: Tensor
     covariance_II: Tensor
 
+    def of(self, numbers_J: Tensor) -> Moments:
+        """Of some of the inputs."""
+        covariance_JJ = self.covariance_II[numbers_J][:, numbers_J]
+        return Moments(self.mean_I[numbers_J], covariance_JJ)
+
     @classmethod
     def centred(cls, covariance_II: Tensor) -> Moments:
         """Of a mean of zero."""
@@ -223,12 +228,9 @@ def factorise(linear: nn.Linear, moments: Moments, rank: int) -> tuple[Tensor, T
 def reduce_feed_forward(source: FeedForward, target: FeedForward, moments: LayerMoments) -> None:
     """Fills `target` with the neurons of `source` that matter most.
 
-    The importance of a neuron is the norm of its outgoing weights times the standard deviation of
-    its activation: how much the block's output changes without it, as DynaBERT ranks neurons (Hou
-    et al. 2020, https://arxiv.org/abs/2004.04037) by how much the loss changes. Without data the
-    norm of its incoming weights stands for the deviation. The outgoing weights of those kept, and
-    the bias, are then fitted by least squares to the whole block's output, as in channel pruning
-    (He et al. 2017, https://arxiv.org/abs/1707.06168).
+    They are the `important_neurons`. The outgoing weights of those kept, and the bias, are then
+    fitted by least squares to the whole block's output, as in channel pruning (He et al. 2017,
+    https://arxiv.org/abs/1707.06168).
 
     Args:
         source: The teacher's.
@@ -252,13 +254,46 @@ def reduce_feed_forward(source: FeedForward, target: FeedForward, moments: Layer
         _copy(target.intermediate, *_weights(source.intermediate))
         _copy(target.output, *_weights(source.output))
         return
+    keep_J = important_neurons(source, moments, kept)
+    copy_neurons(source, target, keep_J)
+    select_JF = torch.eye(source.intermediate.out_features, dtype=torch.float64)[keep_J]
+    _copy(target.output, *_refitted(source.output, moments.neurons, select_JF))
+
+
+@torch.no_grad()
+def important_neurons(source: FeedForward, moments: LayerMoments, kept: int) -> Tensor:
+    """Which neurons of a feed-forward block matter most.
+
+    The importance of a neuron is the norm of its outgoing weights times the standard deviation of
+    its activation: how much the block's output changes without it, as DynaBERT ranks neurons (Hou
+    et al. 2020, https://arxiv.org/abs/2004.04037) by how much the loss changes. Without data the
+    norm of its incoming weights stands for the deviation.
+
+    Args:
+        source: The teacher's.
+        moments: Of the teacher's layer.
+        kept: How many.
+
+    Returns:
+        Their numbers, ascending, (J,).
+    """
     deviation_F = moments.neurons.covariance_II.diagonal().sqrt()
     importance_F = _weights(source.output)[0].norm(dim=0) * deviation_F
-    keep_J = importance_F.topk(kept).indices.sort().values
+    keep_J: Tensor = importance_F.topk(kept).indices.sort().values
+    return keep_J
+
+
+@torch.no_grad()
+def copy_neurons(source: FeedForward, target: FeedForward, keep_J: Tensor) -> None:
+    """Takes over the incoming weights of some neurons.
+
+    Args:
+        source: The teacher's.
+        target: With as many neurons as are kept; filled in place.
+        keep_J: Their numbers, (J,).
+    """
     weight_FH, bias_F = _weights(source.intermediate)
     _copy(target.intermediate, weight_FH[keep_J], bias_F[keep_J])
-    select_JF = torch.eye(len(importance_F), dtype=torch.float64)[keep_J]
-    _copy(target.output, *_refitted(source.output, moments.neurons, select_JF))
 
 
 @torch.no_grad()
@@ -400,7 +435,53 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
             a_BTF, u_BTH, sum_BTH = (inputs[tap] for tap in taps)
             z_BTH = layer_norm(sum_BTH, (H,), eps=norm.eps)
             sums.add(counted_tokens(torch.cat([a_BTF, u_BTH, z_BTH], dim=-1), batch))
-    moments = sums.moments()
+    fitted: FeedForward = student.get_submodule(last)  # type: ignore[assignment]
+    fit_output(fitted, norm, sums.moments())
+
+
+@torch.no_grad()
+def output_moments(
+    layer: EncoderLayer, norm: nn.LayerNorm, inputs: Iterable[Batch], targets: Iterable[Tensor]
+) -> Moments:
+    """What `fit_output` needs to know of a layer and of the hidden states that it is to return.
+
+    Args:
+        layer: In eval mode.
+        norm: The layer norm of the original that the targets come out of.
+        inputs: What enters the layer; at least one token.
+        targets: What it is to return for each of them, (B, T, H).
+
+    Returns:
+        Of its neurons, the residual beside them and the normalised target, (F + 2 H,).
+    """
+    block = layer.feed_forward
+    F, H = block.output.in_features, block.output.out_features
+    sums = MomentSums(F + 2 * H)
+    # Where the norm returns its bias whatever comes, there is nothing to fit.
+    weight_H = norm.weight.where(norm.weight.abs() > 1e-6, torch.inf)
+    for batch, target_BTH in zip(inputs, targets, strict=True):
+        u_BTH = layer.attention(batch.hidden_states, batch.attention_mask)
+        a_BTF = block.activation(block.intermediate(u_BTH))
+        z_BTH = (target_BTH - norm.bias) / weight_H
+        sums.add(counted_tokens(torch.cat([a_BTF, u_BTH, z_BTH], dim=-1), batch))
+    return sums.moments()
+
+
+@torch.no_grad()
+def fit_output(block: FeedForward, norm: nn.LayerNorm, moments: Moments) -> None:
+    """Fits the output map of a feed-forward block to hidden states, for the inputs that it gets.
+
+    As `fit_to_slice` says, for any layer: what narrower layers before it get wrong, or layers that
+    are missing after it, it makes up for as far as a linear map can. From layer to layer, each on
+    what those before it return, this is the asymmetric reconstruction of He et al. (2017,
+    https://arxiv.org/abs/1707.06168).
+
+    Args:
+        block: Its output map and its norm are filled in place.
+        norm: The layer norm of the original that the hidden states come out of.
+        moments: As `output_moments` returns them, for the neurons that the block has.
+    """
+    F, H = block.output.in_features, block.output.out_features
     a, u, z = slice(0, F), slice(F, F + H), slice(F + H, None)
     mean, covariance = moments.mean_I, moments.covariance_II
     root_FF = torch.linalg.cholesky(covariance[a, a])
@@ -411,12 +492,11 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
     left_uz = covariance[u, z].diagonal() - (covariance[u, a] * z_FH.T).sum(1)
     scale = left_uz.sum() / left_uu.sum()
     if not scale > 0:
-        # The residual says nothing about the slice's output, and cannot be turned round.
+        # The residual says nothing about the target, and cannot be turned round.
         return
     weight_HF = (z_FH / scale - u_FH).T
-    fitted: FeedForward = student.get_submodule(last)  # type: ignore[assignment]
-    _copy(fitted.output, weight_HF, mean[z] / scale - mean[u] - weight_HF @ mean[a])
-    _copy(fitted.norm, norm.weight, norm.bias)
+    _copy(block.output, weight_HF, mean[z] / scale - mean[u] - weight_HF @ mean[a])
+    _copy(block.norm, norm.weight, norm.bias)
 
 
 @contextmanager

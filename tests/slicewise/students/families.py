@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from slicewise import students
 from slicewise.data.batch import Batch
 from slicewise.students.base import Student
+from slicewise.students.nothing import Nothing
 from slicewise.teacher import TeacherSlice
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +43,11 @@ class Family:
     @property
     def starts_from_teacher(self) -> bool:
         return "teacher" in self.student.initialisations
+
+    @property
+    def has_weights(self) -> bool:
+        """All but the one that is nothing."""
+        return self.student is not Nothing
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -43,6 +43,9 @@ every_family = pytest.mark.parametrize("family", ALL_FAMILIES, ids=str)
 every_starting_family = pytest.mark.parametrize(
     "family", [family for family in ALL_FAMILIES if family.starts_from_teacher], ids=str
 )
+with_weights = pytest.mark.parametrize(
+    "family", [family for family in ALL_FAMILIES if family.has_weights], ids=str
+)
 few = settings(max_examples=10, deadline=None)
 
 AdditiveMask = Callable[..., Tensor]
@@ -187,7 +190,7 @@ def test_padding_never_influences_real_tokens(
         assert not other_BTH.grad[~real_BT].any()
 
 
-@every_family
+@with_weights
 def test_in_bfloat16_it_computes_nearly_the_same(family: Family) -> None:
     """Output and gradients: under autocast, and with weights in bfloat16."""
     teacher = random_bert(**SIZES, num_hidden_layers=2)
@@ -245,7 +248,7 @@ def test_every_parameter_that_may_learn_does(family: Family, teacher: TeacherSli
         assert parameter.grad.any() or ("key" in name and name.endswith("bias")), name
 
 
-@every_family
+@with_weights
 def test_its_operations_can_be_counted(family: Family, teacher: TeacherSlice) -> None:
     student = family.new(teacher)
     one, two = (count_flops(student, batch_size, 6, H) for batch_size in (1, 2))
@@ -378,8 +381,8 @@ def test_starting_changes_its_weights_and_nothing_else(
     assert all(map(_is, student.parameters(), parameters))
     assert [parameter.requires_grad for parameter in parameters] == learning
     assert all(p.is_leaf and p.grad is None for p in parameters)
-    assert {p.dtype for p in parameters} == {torch.float64}
-    assert _differs(student, before[0])
+    assert {p.dtype for p in parameters} <= {torch.float64}
+    assert _differs(student, before[0]) == family.has_weights
 
     assert not _differs(teacher, before[1])
     assert not any(module.training for module in teacher.modules())

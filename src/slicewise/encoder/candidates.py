@@ -1,0 +1,359 @@
+"""What may stand in the place of a slice: first weights solved for, costs and damage measured.
+
+Shapes: B batch, T tokens, H hidden size, F intermediate size, J neurons kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from slicewise.cost import count_flops, count_parameters, latency_ms
+from slicewise.encoder.damage import Damage, Observations
+from slicewise.encoder.plan import Candidate
+from slicewise.encoder.refit import refit
+from slicewise.encoder.sliced import Block, SlicedEncoder, Span, student_of, teacher_slice
+from slicewise.errors import ArgumentError
+from slicewise.students.base import Student
+from slicewise.students.bert_layer import BertLayer
+from slicewise.students.layers import EncoderLayer, Geometry, read_layers
+from slicewise.students.nothing import Nothing
+from slicewise.students.reduction import (
+    LayerMoments,
+    Moments,
+    copy_neurons,
+    fit_output,
+    important_neurons,
+    layer_moments,
+    output_moments,
+    reduce_attention,
+    reduce_feed_forward,
+)
+
+_BYTES = 4
+# Of which so many layers are kept, every choice of them is proposed; of more, runs and even picks.
+_FEW_LAYERS = 4
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A student that a slice might get.
+
+    Attributes:
+        span: The slice.
+        family: The class of the student.
+        arguments: Of its constructor, besides what the slice says itself; JSON values.
+        layers: Those of the original's layers that it is made of; empty where the family has its
+            own way.
+    """
+
+    span: Span
+    family: type[Student]
+    arguments: tuple[tuple[str, Any], ...] = ()
+    layers: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Says what it is, and is its own among the proposals of a slice.
+
+        Example:
+            >>> sizes = {"num_attention_heads": 6, "intermediate_size": 64}
+            >>> Proposal(Span(0, 2), BertLayer, tuple(sizes.items()), (1,)).name
+            'layer 1, 6 heads, 64 neurons'
+        """
+        if self.family is Nothing:
+            return "nothing"
+        units = {"num_attention_heads": "{} heads", "intermediate_size": "{} neurons"}
+        words = [units.get(key, f"{key} {{}}").format(value) for key, value in self.arguments]
+        kept = ", ".join(map(str, self.layers))
+        what = (
+            f"{'layer' if len(self.layers) == 1 else 'layers'} {kept}"
+            if self.layers
+            else self.family.__module__.rpartition(".")[2]
+        )
+        return ", ".join([what, *words])
+
+
+def kept_whole(original: SlicedEncoder, span: Span) -> Proposal:
+    """The slice itself.
+
+    Args:
+        original: As `original_encoder` returns it.
+        span: The slice.
+    """
+    geometry = Geometry.of(teacher_slice(original, span))
+    return _bert(span, span.layers, geometry.num_attention_heads, geometry.intermediate_size)
+
+
+def propose(
+    original: SlicedEncoder,
+    span: Span,
+    neurons: Iterable[int | float] = (1.0, 0.67, 0.5, 0.33, 0.25, 0.17, 0.08),
+    heads: Iterable[int | float] = (1.0, 0.67, 0.5, 0.33),
+    others: Iterable[tuple[type[Student], Mapping[str, Any]]] = (),
+) -> list[Proposal]:
+    """The students that a slice might get: some of its layers, whole or narrower; nothing.
+
+    Args:
+        original: As `original_encoder` returns it.
+        span: The slice.
+        neurons: Of each layer kept; numbers, or shares up to 1.0 of what the original has.
+        heads: Likewise.
+        others: Other families, each with arguments of its constructor.
+
+    Returns:
+        The slice itself first, nothing last.
+
+    Raises:
+        ArgumentError: More neurons or heads than the original has, or less than one.
+
+    Example:
+        >>> from slicewise.encoder.sliced import original_encoder, partition
+        >>> from slicewise.teacher import random_bert
+        >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48}
+        >>> original = original_encoder(random_bert(num_hidden_layers=2, **sizes))
+        >>> for proposal in propose(original, Span(0, 2), neurons=[48, 12], heads=[2]):
+        ...     print(proposal.name)
+        layers 0, 1, 2 heads, 48 neurons
+        layers 0, 1, 2 heads, 12 neurons
+        layer 0, 2 heads, 48 neurons
+        layer 0, 2 heads, 12 neurons
+        layer 1, 2 heads, 48 neurons
+        layer 1, 2 heads, 12 neurons
+        nothing
+    """
+    geometry = Geometry.of(teacher_slice(original, span))
+    widths = _sizes("neurons", neurons, geometry.intermediate_size)
+    head_counts = _sizes("heads", heads, geometry.num_attention_heads)
+    whole = kept_whole(original, span)
+    kept = [
+        _bert(span, layers, head_count, width)
+        for layers in _choices(span)
+        for head_count in head_counts
+        for width in widths
+    ]
+    other = [
+        Proposal(span, family, tuple(sorted(arguments.items()))) for family, arguments in others
+    ]
+    return list(dict.fromkeys([whole, *kept, *other, Proposal(span, Nothing)]))
+
+
+class Workshop:
+    """Builds candidates: what they have in common is computed once.
+
+    The importance of heads and neurons, and all least squares, come from what the original makes of
+    some texts. Each layer of a candidate is fitted to what those before it return (see
+    `slicewise.encoder.refit`).
+
+    Args:
+        observed: What the original makes of some texts; some ten tokens for each neuron of a
+            layer.
+
+    Example:
+        >>> from slicewise.encoder.sliced import original_encoder
+        >>> from slicewise.teacher import random_bert
+        >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48}
+        >>> original = original_encoder(random_bert(num_hidden_layers=2, **sizes))
+        >>> workshop = Workshop(Observations(original, [f"Text number {n}." for n in range(64)]))
+        >>> half = propose(original, Span(0, 1), neurons=[24], heads=[2])[1]
+        >>> block = workshop.build(half)
+        >>> count_parameters(block)
+        3744
+    """
+
+    def __init__(self, observed: Observations) -> None:
+        self.observed = observed
+        self.original = observed.original
+        self._own: dict[int, EncoderLayer] = {}
+        self._moments: dict[int, LayerMoments] = {}
+        # Of one layer with some heads and all its neurons: what every width is a part of.
+        self._wide: tuple[tuple[object, ...], tuple[EncoderLayer, Moments]] | None = None
+
+    def build(self, proposal: Proposal) -> Block:
+        """The student with its first weights, in eval mode, on the original's device.
+
+        Args:
+            proposal: Of `propose`.
+
+        Raises:
+            ArgumentError: The family cannot be built so.
+        """
+        span = proposal.span
+        teacher = teacher_slice(self.original, span)
+        sizes = proposal.family.sizes_from(teacher)
+        arguments = {**sizes, **dict(proposal.arguments)}
+        if proposal.family is BertLayer:
+            arguments["num_layers"] = len(proposal.layers)
+        student = proposal.family(**arguments).to(self._device()).eval()
+        block = Block(student, span, proposal.layers)
+        if not isinstance(student, BertLayer) or not proposal.layers:
+            student.start_from(teacher, self.observed.entering(span.first_layer))
+        elif len(proposal.layers) == 1:
+            self._fill_one(student, proposal)
+        else:
+            for layer, number in zip(student.encoder, proposal.layers, strict=True):
+                own, seen = self._layer(number)
+                reduce_attention(own.attention, layer.attention, seen)
+                reduce_feed_forward(own.feed_forward, layer.feed_forward, seen)
+            refit([block], self.observed)
+        return block
+
+    @torch.no_grad()
+    def _fill_one(self, student: BertLayer, proposal: Proposal) -> None:
+        """As `refit` would, with the work that all widths of a layer share done once."""
+        (layer,), (number,), span = student.encoder, proposal.layers, proposal.span
+        own, seen = self._layer(number)
+        if proposal == kept_whole(self.original, span):
+            student.encoder.load_state_dict(
+                {f"layers.0.{name}": tensor for name, tensor in own.state_dict().items()}
+            )
+            return
+        key = (span, number, layer.attention.num_attention_heads)
+        last, _ = self._layer(span.end - 1)
+        norm = last.feed_forward.norm
+        if self._wide is None or self._wide[0] != key:
+            reduce_attention(own.attention, layer.attention, seen)
+            wide = EncoderLayer(layer.attention, own.feed_forward)
+            inputs = self.observed.entering(span.first_layer)
+            targets = self.observed.leaving(span.end - 1)
+            self._wide = (key, (wide, output_moments(wide, norm, inputs, targets)))
+        wide, moments = self._wide[1]
+        layer.attention.load_state_dict(wide.attention.state_dict())
+        kept = layer.feed_forward.intermediate.out_features
+        keep_J = important_neurons(own.feed_forward, seen, kept)
+        copy_neurons(own.feed_forward, layer.feed_forward, keep_J)
+        others = torch.arange(own.feed_forward.intermediate.out_features, len(moments.mean_I))
+        fit_output(layer.feed_forward, norm, moments.of(torch.cat([keep_J, others])))
+
+    def _layer(self, number: int) -> tuple[EncoderLayer, LayerMoments]:
+        """A layer of the original, and the moments in it."""
+        if number not in self._own:
+            encoder = read_layers(teacher_slice(self.original, Span(number, 1)), 1)
+            (self._own[number],) = encoder
+            (self._moments[number],) = layer_moments(encoder, self.observed.entering(number))
+        return self._own[number], self._moments[number]
+
+    def _device(self) -> torch.device:
+        return self.observed.batches[0].keep.device
+
+
+class Measures(NamedTuple):
+    """What a candidate costs and does.
+
+    Attributes:
+        parameters: Of the student.
+        flops: Of one text of `seq_length` tokens.
+        latency_ms: Of one such text, the median on the device.
+        damage: To the model with only this slice replaced, on text.
+    """
+
+    parameters: int
+    flops: int
+    latency_ms: float
+    damage: Damage
+
+
+class Scales:
+    """Measures candidates; those of one shape are timed once.
+
+    Args:
+        observed: What the original makes of other texts than the candidates were built on.
+        seq_length: T, of FLOPs and latency.
+    """
+
+    def __init__(self, observed: Observations, seq_length: int = 64) -> None:
+        self.observed = observed
+        self.seq_length = seq_length
+        self._costs: dict[str, tuple[int, int, float]] = {}
+
+    def measure(self, block: Block) -> Measures:
+        """Costs and damage of a candidate.
+
+        Args:
+            block: As `Workshop.build` returns it.
+        """
+        return Measures(*self._cost(block), self.observed.damage(block))
+
+    def candidate(self, proposal: Proposal, measures: Measures) -> Candidate:
+        """What a plan needs to know."""
+        costs = {
+            "parameters": measures.parameters,
+            "flops": measures.flops,
+            "latency_ms": measures.latency_ms,
+            "megabytes": measures.parameters * _BYTES / 1e6,
+        }
+        return Candidate(
+            proposal.span,
+            proposal.name,
+            measures.damage.damage,
+            costs,
+            plain_neurons(self.observed.original, proposal),
+        )
+
+    def _cost(self, block: Block) -> tuple[int, int, float]:
+        student = student_of(block)
+        key = json.dumps([type(student).__name__, student.config], sort_keys=True)
+        if key not in self._costs:
+            hidden_size = self.observed.original.hidden_size
+            self._costs[key] = (
+                count_parameters(student),
+                count_flops(student, 1, self.seq_length, hidden_size),
+                latency_ms(student, hidden_size, self.seq_length),
+            )
+        return self._costs[key]
+
+
+def plain_neurons(original: SlicedEncoder, proposal: Proposal) -> int | None:
+    """The neurons of each layer, where a plain model of the family can hold the student.
+
+    0 where it has no layers, None where a plain model cannot hold it: as `Candidate.neurons`.
+    """
+    if proposal.family is Nothing:
+        return 0
+    if proposal.family is not BertLayer or not proposal.layers:
+        return None
+    arguments = dict(proposal.arguments)
+    geometry = Geometry.of(teacher_slice(original, proposal.span))
+    whole = {"num_attention_heads": geometry.num_attention_heads}
+    narrowed = {key: value for key, value in arguments.items() if key != "intermediate_size"}
+    if narrowed.items() - whole.items():
+        return None
+    neurons: int = arguments.get("intermediate_size", geometry.intermediate_size)
+    return neurons
+
+
+def _bert(span: Span, layers: tuple[int, ...], heads: int, neurons: int) -> Proposal:
+    arguments = (("num_attention_heads", heads), ("intermediate_size", neurons))
+    return Proposal(span, BertLayer, arguments, layers)
+
+
+def _choices(span: Span) -> list[tuple[int, ...]]:
+    """Which layers of a slice may be kept: all of them first."""
+    layers = span.layers
+    if len(layers) <= _FEW_LAYERS:
+        return [
+            choice
+            for count in range(len(layers), 0, -1)
+            for choice in itertools.combinations(layers, count)
+        ]
+    choices = []
+    for count in range(len(layers), 0, -1):
+        even = tuple(layers[round((k + 0.5) * len(layers) / count - 0.5)] for k in range(count))
+        choices += [layers[:count], layers[-count:], even]
+    return list(dict.fromkeys(choices))
+
+
+def _sizes(name: str, given: Iterable[int | float], most: int) -> list[int]:
+    """Numbers or shares of `most`, as numbers, the largest first, each once."""
+    sizes = set()
+    for size in given:
+        number = max(1, round(size * most)) if isinstance(size, float) else size
+        if not 1 <= number <= most:
+            raise ArgumentError(name, size, f"1 to {most}, or shares up to 1.0 of it")
+        sizes.add(number)
+    return sorted(sizes, reverse=True)
