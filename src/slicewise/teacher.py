@@ -194,8 +194,8 @@ def load_slice(
     _check_layers(first_layer, num_layers, num_hidden_layers, name or pretrained)
     # Layers above the slice are never read; those below only so that the rest keep their places.
     config.num_hidden_layers = first_layer + num_layers
-    model, missing = _pretrained_model(pretrained, config)
-    layers = _encoder_layers(model, pretrained)
+    model, missing = pretrained_model(pretrained, config)
+    layers = encoder_layers(model, pretrained)
     prefix = next(name for name, module in model.named_modules() if module is layers)
     absent = sorted(
         key
@@ -335,12 +335,12 @@ def _random_whole(
     )
 
 
-def _pretrained_model(
+def pretrained_model(
     pretrained: str, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, Iterable[str]]:
     """The model, and the names of the tensors that the weights lack."""
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, loading = AutoModel.from_pretrained(
                 pretrained, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -365,7 +365,7 @@ def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeMod
         config = AutoConfig.from_pretrained(pretrained)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise _unreachable(pretrained, error) from error
-    model, missing = _pretrained_model(pretrained, config)
+    model, missing = pretrained_model(pretrained, config)
     # BERT's own pooler is used by its pretraining alone, and many checkpoints lack it.
     absent = sorted(key for key in missing if not key.startswith("pooler."))
     if absent:
@@ -375,7 +375,7 @@ def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeMod
         )
     tokenizer = PretrainedTokenizer(pretrained, config.vocab_size)
     slice_end = first_layer + num_layers
-    layers = _encoder_layers(model, pretrained)
+    layers = encoder_layers(model, pretrained)
     teacher = _frozen(layers[first_layer:slice_end], config)
     ids_BT = torch.tensor([[tokenizer.first_id, tokenizer.last_id, tokenizer.pad_id]])
     keep_BT = torch.tensor([[True, True, False]])
@@ -439,7 +439,16 @@ def _check_layers(first_layer: int, num_layers: int, available: int, source: str
         )
 
 
-def _encoder_layers(model: PreTrainedModel, pretrained: str) -> nn.ModuleList:
+def encoder_layers(model: PreTrainedModel, pretrained: str) -> nn.ModuleList:
+    """The layers of a model.
+
+    Args:
+        model: Of transformers.
+        pretrained: Where it comes from, for the message.
+
+    Raises:
+        ArgumentError: It has none where the BERT family has them.
+    """
     for holder in ("encoder", "transformer"):
         layers = getattr(getattr(model, holder, None), "layer", None)
         if isinstance(layers, nn.ModuleList):
@@ -512,7 +521,7 @@ def _is_json(path: Path) -> bool:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without the report on unused weights: a slice leaves most of a checkpoint unused."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)

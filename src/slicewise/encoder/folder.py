@@ -67,8 +67,9 @@ def save_model(encoder: SlicedEncoder, path: str | Path) -> Path:
 
 def write_sliced(encoder: SlicedEncoder, folder: Path) -> None:
     """What `save_model` writes, into a folder that is there."""
-    config = config_for(encoder.embeddings.config, describe(encoder))  # type: ignore[arg-type]
-    (folder / _CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    base: Any = encoder.embeddings.config
+    config = config_for(base, encoder.num_layers, describe(encoder))
+    (folder / _CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     if encoder.files is not None:

@@ -123,6 +123,12 @@ class SlicedEncoder(nn.Module):
         self.max_length = max_length
         self.files = files
 
+    def train(self, mode: bool = True) -> SlicedEncoder:
+        super().train(mode)
+        # Their dropout would make every text another one.
+        self.embeddings.train(False)
+        return self
+
     @property
     def hidden_size(self) -> int:
         """H."""

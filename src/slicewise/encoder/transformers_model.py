@@ -85,20 +85,23 @@ class SlicedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """All weights are read from a file."""
 
 
-def config_for(encoder_config: PreTrainedConfig, description: dict[str, Any]) -> dict[str, Any]:
+def config_for(
+    config: PreTrainedConfig, num_layers: int, description: dict[str, Any]
+) -> dict[str, Any]:
     """The `config.json` of a sliced encoder.
 
     It stays one of the original's family, which every release of transformers knows: what needs no
     weights but an ONNX file runs where slicewise is not installed.
 
     Args:
-        encoder_config: Of the model that the embeddings are of.
+        config: Of the model that the embeddings are of.
+        num_layers: Of the original.
         description: Of the blocks.
     """
-    config: dict[str, Any] = encoder_config.to_dict()
-    config["architectures"] = [ARCHITECTURE]
-    config[KEY] = description
-    return config
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = num_layers
+    config.architectures = [ARCHITECTURE]
+    return {**config.to_dict(), KEY: description}
 
 
 def embeddings_of(config: PreTrainedConfig) -> PreTrainedModel:

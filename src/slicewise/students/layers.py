@@ -277,7 +277,7 @@ class Geometry:
             SlicewiseError: The teacher's layers are not of BERT's shape.
         """
         layer: Any = teacher.layers[0]
-        parts = _parts(layer, teacher.source)
+        parts = parts_of_layer(layer, teacher.source)
         # BERT's attention is two levels deep, DistilBERT's one; the other names differ as well.
         attention = getattr(layer.attention, "self", layer.attention)
         settings = attention.config
@@ -331,7 +331,7 @@ def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
         }
     )
     for layer, ours in zip(source, encoder, strict=True):
-        for name, part in _parts(layer, teacher.source).items():
+        for name, part in parts_of_layer(layer, teacher.source).items():
             ours.set_submodule(name, copy.deepcopy(part), strict=True)
     encoder.requires_grad_(False).eval()
     # The names can fit where the computation does not: layer norms before the blocks, say.
@@ -391,7 +391,7 @@ def check_head_size(input_dim: int, num_attention_heads: int) -> None:
         )
 
 
-def _parts(layer: nn.Module, source: str) -> dict[str, Any]:
+def parts_of_layer(layer: nn.Module, source: str) -> dict[str, Any]:
     """The linear maps and layer norms of a teacher's layer, by our names."""
     modules = dict(layer.named_modules())
     for names in _NAMES:
