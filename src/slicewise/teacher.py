@@ -340,7 +340,7 @@ def pretrained_model(
 ) -> tuple[PreTrainedModel, Iterable[str]]:
     """The model, and the names of the tensors that the weights lack."""
     try:
-        with quiet_transformers():
+        with _quiet_transformers():
             model, loading = AutoModel.from_pretrained(
                 pretrained, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -521,7 +521,7 @@ def _is_json(path: Path) -> bool:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
+def _quiet_transformers() -> Iterator[None]:
     """Without the report on unused weights: a slice leaves most of a checkpoint unused."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -21,7 +22,7 @@ from slicewise.students.bert_layer import BertLayer
 from slicewise.students.layers import EncoderLayer, parts_of_layer
 from slicewise.students.nothing import Nothing
 from slicewise.students.original import Original
-from slicewise.teacher import encoder_layers, pretrained_model, quiet_transformers
+from slicewise.teacher import encoder_layers, pretrained_model
 
 _CHECKED_TEXTS = ("A short text.", "Another one, which is longer than the first by a few words.")
 _TOLERANCE = 1e-4
@@ -69,10 +70,7 @@ def export_model(encoder: SlicedEncoder, path: str | Path, onnx: bool = False) -
         if why_not:
             write_sliced(encoder, folder)
         else:
-            with quiet_transformers():
-                as_transformers(encoder).save_pretrained(folder)
-            if encoder.files is not None:
-                copy_files(encoder.files, folder, encoder.pooling)
+            _write_plain(encoder, folder)
         if onnx:
             write_onnx(encoder, folder)
     return not why_not
@@ -137,6 +135,17 @@ def as_transformers(encoder: SlicedEncoder) -> PreTrainedModel:
     model.train(False)
     _check_same(model, encoder)
     return model
+
+
+def _write_plain(encoder: SlicedEncoder, folder: Path) -> None:
+    """As transformers' `save_pretrained`, without its progress bars."""
+    model = as_transformers(encoder)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if encoder.files is not None:
+        copy_files(encoder.files, folder, encoder.pooling)
 
 
 def _layers(blocks: Sequence[Block]) -> list[EncoderLayer]:

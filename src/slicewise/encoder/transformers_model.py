@@ -101,7 +101,10 @@ def config_for(
     config = copy.deepcopy(config)
     config.num_hidden_layers = num_layers
     config.architectures = [ARCHITECTURE]
-    return {**config.to_dict(), KEY: description}
+    written = {**config.to_dict(), KEY: description}
+    # Where it was loaded from is nobody else's business.
+    written.pop("_name_or_path", None)
+    return written
 
 
 def embeddings_of(config: PreTrainedConfig) -> PreTrainedModel:
