@@ -189,8 +189,8 @@ class Workshop:
         arguments = {**sizes, **dict(proposal.arguments)}
         if proposal.family is BertLayer:
             arguments["num_layers"] = len(proposal.layers)
-        student = proposal.family(**arguments).to(self._device()).eval()
-        block = Block(student, span, proposal.layers)
+        student = proposal.family(**arguments).to(self._device())
+        block = Block(student, span, proposal.layers).eval()
         if not isinstance(student, BertLayer) or not proposal.layers:
             student.start_from(teacher, self.observed.entering(span.first_layer))
         elif len(proposal.layers) == 1:

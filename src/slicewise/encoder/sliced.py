@@ -300,7 +300,7 @@ def keep_slice(original: SlicedEncoder, span: Span) -> Block:
     teacher = teacher_slice(original, span)
     student = BertLayer(**BertLayer.sizes_from(teacher))
     student.start_from(teacher)
-    return Block(student.eval(), span, span.layers)
+    return Block(student, span, span.layers).eval()
 
 
 def partition(num_layers: int, layers_per_slice: int | Sequence[int]) -> list[Span]:
