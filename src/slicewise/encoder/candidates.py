@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, H hidden size, F intermediate size, J neurons kept.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from slicewise.encoder.sliced import Block, SlicedEncoder, Span, student_of, tea
 from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
 from slicewise.students.bert_layer import BertLayer
+from slicewise.students.keep import some_choices
 from slicewise.students.layers import EncoderLayer, Geometry, read_layers
 from slicewise.students.nothing import Nothing
 from slicewise.students.reduction import (
@@ -36,8 +36,8 @@ from slicewise.students.reduction import (
 )
 
 _BYTES = 4
-# Of which so many layers are kept, every choice of them is proposed; of more, runs and even picks.
-_FEW_LAYERS = 4
+# Choices of so many of a slice's layers that are all proposed.
+_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -334,18 +334,11 @@ def _bert(span: Span, layers: tuple[int, ...], heads: int, neurons: int) -> Prop
 
 def _choices(span: Span) -> list[tuple[int, ...]]:
     """Which layers of a slice may be kept: all of them first."""
-    layers = span.layers
-    if len(layers) <= _FEW_LAYERS:
-        return [
-            choice
-            for count in range(len(layers), 0, -1)
-            for choice in itertools.combinations(layers, count)
-        ]
-    choices = []
-    for count in range(len(layers), 0, -1):
-        even = tuple(layers[round((k + 0.5) * len(layers) / count - 0.5)] for k in range(count))
-        choices += [layers[:count], layers[-count:], even]
-    return list(dict.fromkeys(choices))
+    return [
+        choice
+        for count in range(span.num_layers, 0, -1)
+        for choice in some_choices(span.layers, count, _FEW)
+    ]
 
 
 def _sizes(name: str, given: Iterable[int | float], most: int) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from slicewise.data.batch import Batch
 from slicewise.students.approx import ApproximateAttention
 from slicewise.students.base import Student
+from slicewise.students.keep import Keep, choices, take_best
 from slicewise.students.layers import FeedForward, Geometry, check_sizes, read_layers
 from slicewise.students.reduction import fit_to_slice, layer_moments, reduce_feed_forward
 from slicewise.students.sizes import check_at_most, check_hidden_size
@@ -110,8 +111,10 @@ class ApproximateAttentionWithFeedForward(Student):
             "output_dim": geometry.input_dim
         }
 
-    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
-        """Takes the neurons of the teacher's first layer that matter most, and its layer norms.
+    def start_from(
+        self, teacher: TeacherSlice, batches: Iterable[Batch] = (), keep: Keep = "first"
+    ) -> None:
+        """Takes the neurons of one of the teacher's layers that matter most, and its layer norms.
 
         The article's stacks have no counterpart in the teacher: the attention's projections stay
         random. How neurons are chosen is said at
@@ -121,18 +124,25 @@ class ApproximateAttentionWithFeedForward(Student):
         Args:
             teacher: Of BERT's shape.
             batches: What enters the slice.
+            keep: Which layer: `first`, `last`, a list of it, or `auto`, as in `BertLayer`.
 
         Raises:
-            ArgumentError: The student has more neurons than the teacher.
+            ArgumentError: The student has more neurons than the teacher, or there is no such layer.
             SlicewiseError: The teacher's layers are not of BERT's shape.
         """
-        source = read_layers(teacher, 1)
         geometry = Geometry.of(teacher)
         check_hidden_size(self, teacher)
         check_at_most(self, {"intermediate_size": geometry.intermediate_size})
-        (layer,) = source
         batches = list(batches)
-        (moments,) = layer_moments(source, batches)
-        self.attention.LayerNorm.load_state_dict(layer.attention.norm.state_dict())
-        reduce_feed_forward(layer.feed_forward, self.feed_forward, moments)
-        fit_to_slice(self, "feed_forward", read_layers(teacher, geometry.num_layers), batches)
+        tried = choices(keep, 1, geometry.num_layers)
+        source = read_layers(teacher, 1 + max(layers[-1] for layers in tried))
+        moments = layer_moments(source, batches)
+
+        def take(layers: tuple[int, ...]) -> None:
+            (number,) = layers
+            layer = list(source)[number]
+            self.attention.LayerNorm.load_state_dict(layer.attention.norm.state_dict())
+            reduce_feed_forward(layer.feed_forward, self.feed_forward, moments[number])
+            fit_to_slice(self, "feed_forward", read_layers(teacher, geometry.num_layers), batches)
+
+        take_best(self, teacher, batches, tried, take)

@@ -14,6 +14,7 @@ from torch import Tensor
 from slicewise.arguments import check_integers
 from slicewise.data.batch import Batch
 from slicewise.students.base import Student
+from slicewise.students.keep import Keep, choices, take_best
 from slicewise.students.layers import Encoder, Geometry, check_sizes, read_layers
 from slicewise.students.reduction import (
     fit_to_slice,
@@ -107,25 +108,31 @@ class BertLayer(Student):
     def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
         return dict(vars(Geometry.of(teacher)))
 
-    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
-        """Takes the teacher's first `num_layers` layers, and of each what matters most.
+    def start_from(
+        self, teacher: TeacherSlice, batches: Iterable[Batch] = (), keep: Keep = "first"
+    ) -> None:
+        """Takes `num_layers` of the teacher's layers, and of each what matters most.
 
-        The first layers rather than the last: they are the ones made for what enters the slice.
-        How heads, queries, keys, values and neurons are chosen is said, with the papers, at
-        `slicewise.students.reduction`. Where there are fewer layers than the teacher's, and
-        batches, the last of them is fitted to what the whole slice returns. What is kept whole
-        is copied: a student with all sizes of the teacher's is the teacher.
+        By default the first layers: they are the ones made for what enters the slice. Which are
+        best differs from slice to slice, and no loss within the slice tells; `auto` asks the model
+        around it. How heads, queries, keys, values and neurons are chosen is said, with the papers,
+        at `slicewise.students.reduction`. Where there are fewer layers than the teacher's, and
+        batches, the last of them is fitted to what the whole slice returns. What is kept whole is
+        copied: a student with all sizes of the teacher's is the teacher.
 
         Args:
             teacher: Of BERT's shape.
             batches: What enters the slice.
+            keep: `first`; `last`; the layers themselves, counted from the slice's first; `auto`:
+                those that do the least damage (`slicewise.students.keep.take_best`).
 
         Raises:
-            ArgumentError: The student has more of something than the teacher.
+            ArgumentError: The student has more of something than the teacher, or there are no such
+                layers to keep.
             SlicewiseError: The teacher's layers are not of BERT's shape.
         """
         num_layers = self.config["num_layers"]
-        source = read_layers(teacher, num_layers)
+        read_layers(teacher, num_layers)
         geometry = Geometry.of(teacher)
         check_hidden_size(self, teacher)
         narrowed = ("num_attention_heads", "attention_hidden_size", "intermediate_size")
@@ -134,10 +141,17 @@ class BertLayer(Student):
         check_at_most(self, {"value_dim": heads * geometry.attention_hidden_size})
 
         batches = list(batches)
+        tried = choices(keep, num_layers, geometry.num_layers)
+        source = read_layers(teacher, 1 + max(layers[-1] for layers in tried))
         moments = layer_moments(source, batches)
-        for ours, theirs, seen in zip(self.encoder, source, moments, strict=True):
-            reduce_attention(theirs.attention, ours.attention, seen)
-            reduce_feed_forward(theirs.feed_forward, ours.feed_forward, seen)
-        if num_layers < geometry.num_layers:
-            last = f"encoder.layers.{num_layers - 1}.feed_forward"
-            fit_to_slice(self, last, read_layers(teacher, geometry.num_layers), batches)
+
+        def take(layers: tuple[int, ...]) -> None:
+            for ours, layer in zip(self.encoder, layers, strict=True):
+                theirs, seen = list(source)[layer], moments[layer]
+                reduce_attention(theirs.attention, ours.attention, seen)
+                reduce_feed_forward(theirs.feed_forward, ours.feed_forward, seen)
+            if num_layers < geometry.num_layers:
+                last = f"encoder.layers.{num_layers - 1}.feed_forward"
+                fit_to_slice(self, last, read_layers(teacher, geometry.num_layers), batches)
+
+        take_best(self, teacher, batches, tried, take)

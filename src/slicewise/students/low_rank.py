@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from slicewise.data.batch import Batch
 from slicewise.errors import ArgumentError
 from slicewise.students.base import Student
+from slicewise.students.keep import Keep, choices, take_best
 from slicewise.students.layers import (
     Encoder,
+    EncoderLayer,
     Geometry,
     check_head_size,
     check_sizes,
     read_layers,
 )
-from slicewise.students.reduction import Moments, factorise, layer_moments
+from slicewise.students.reduction import LayerMoments, Moments, factorise, layer_moments
 from slicewise.students.sizes import check_hidden_size, check_same
 
 if TYPE_CHECKING:
@@ -140,46 +142,60 @@ class LowRank(Student):
         return sizes
 
     @torch.no_grad()
-    def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
-        """Factorises the teacher's first `num_layers` layers.
+    def start_from(
+        self, teacher: TeacherSlice, batches: Iterable[Batch] = (), keep: Keep = "first"
+    ) -> None:
+        """Factorises `num_layers` of the teacher's layers.
 
         Each map is cut where its outputs change least for the inputs that it sees: see
-        `slicewise.students.reduction.factorise` (SVD-LLM, Wang et al. 2024,
-        https://arxiv.org/abs/2403.07378; ASVD, Yuan et al. 2023,
-        https://arxiv.org/abs/2312.05821). A student of full rank is the teacher.
+        `slicewise.students.reduction.factorise` (SVD-LLM, ASVD). A student of full rank is the
+        teacher.
 
         Args:
             teacher: Of BERT's shape, and of this student's sizes.
             batches: What enters the slice.
+            keep: Which layers: `first`, `last`, a list of them, or `auto`, as in `BertLayer`.
 
         Raises:
-            ArgumentError: A size is not the teacher's.
+            ArgumentError: A size is not the teacher's, or there are no such layers to keep.
             SlicewiseError: The teacher's layers are not of BERT's shape.
         """
-        source = read_layers(teacher, self.config["num_layers"])
+        num_layers = self.config["num_layers"]
+        read_layers(teacher, num_layers)
         geometry = Geometry.of(teacher)
         check_hidden_size(self, teacher)
         names = ("num_attention_heads", "intermediate_size")
         check_same(self, {name: getattr(geometry, name) for name in names})
+
+        batches = list(batches)
+        tried = choices(keep, num_layers, geometry.num_layers)
+        source = read_layers(teacher, 1 + max(layers[-1] for layers in tried))
         moments = layer_moments(source, batches)
-        for ours, theirs, seen in zip(self.encoder, source, moments, strict=True):
-            inputs: dict[str, Moments] = {
-                "attention.query": seen.hidden,
-                "attention.key": seen.hidden,
-                "attention.value": seen.hidden,
-                "attention.dense": seen.context,
-                "feed_forward.intermediate": seen.attended,
-                "feed_forward.output": seen.neurons,
-            }
-            for name, moment in inputs.items():
-                linear: Any = theirs.get_submodule(name)
-                ours_linear: Any = ours.get_submodule(name)
-                inner_RI, outer_OR, bias_O = factorise(linear, moment, self.config["rank"])
-                ours_linear.inner.weight.copy_(inner_RI)
-                ours_linear.outer.weight.copy_(outer_OR)
-                ours_linear.outer.bias.copy_(bias_O)
-            for name in ("attention.norm", "feed_forward.norm"):
-                ours.get_submodule(name).load_state_dict(theirs.get_submodule(name).state_dict())
+
+        def take(layers: tuple[int, ...]) -> None:
+            for ours, layer in zip(self.encoder, layers, strict=True):
+                self._factorise(list(source)[layer], ours, moments[layer])
+
+        take_best(self, teacher, batches, tried, take)
+
+    def _factorise(self, theirs: EncoderLayer, ours: EncoderLayer, seen: LayerMoments) -> None:
+        inputs: dict[str, Moments] = {
+            "attention.query": seen.hidden,
+            "attention.key": seen.hidden,
+            "attention.value": seen.hidden,
+            "attention.dense": seen.context,
+            "feed_forward.intermediate": seen.attended,
+            "feed_forward.output": seen.neurons,
+        }
+        for name, moment in inputs.items():
+            linear: Any = theirs.get_submodule(name)
+            ours_linear: Any = ours.get_submodule(name)
+            inner_RI, outer_OR, bias_O = factorise(linear, moment, self.config["rank"])
+            ours_linear.inner.weight.copy_(inner_RI)
+            ours_linear.outer.weight.copy_(outer_OR)
+            ours_linear.outer.bias.copy_(bias_O)
+        for name in ("attention.norm", "feed_forward.norm"):
+            ours.get_submodule(name).load_state_dict(theirs.get_submodule(name).state_dict())
 
 
 def _largest_rank(input_dim: int, intermediate_size: int) -> int:

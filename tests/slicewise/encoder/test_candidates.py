@@ -74,7 +74,7 @@ def test_of_long_slices_not_every_choice_is_proposed(num_layers: int) -> None:
     layers = [proposal.layers for proposal in proposals]
     assert layers[0] == tuple(range(num_layers))
     assert layers[-1] == ()
-    assert len(layers) == len(set(layers)) <= max(16, 3 * num_layers + 1)
+    assert len(layers) == len(set(layers)) <= 6 * num_layers + 1
     assert all(list(kept) == sorted(set(kept)) for kept in layers)
     assert {len(kept) for kept in layers} == set(range(num_layers + 1))
 
