@@ -373,6 +373,9 @@ def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeMod
             f"teacher.pretrained={pretrained}: the weights file lacks {len(absent)} tensors of "
             f"the model around the slice, the first of them {absent[0]}"
         )
+    if any(key.startswith("pooler.") for key in missing):
+        # What is there instead was made up.
+        setattr(model, "pooler", None)  # noqa: B010
     tokenizer = PretrainedTokenizer(pretrained, config.vocab_size)
     slice_end = first_layer + num_layers
     layers = encoder_layers(model, pretrained)
@@ -406,12 +409,17 @@ def _frozen(layers: nn.ModuleList, config: PreTrainedConfig) -> TeacherSlice:
 
 
 def without_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, which now returns what would enter its first layer."""
+    """The same model, which now returns what would enter its first layer.
+
+    Its pooler, which would be computed and thrown away, is kept as `left_out`, a tuple of one:
+    nobody but an export wants it back.
+    """
     for holder in ("encoder", "transformer"):
         if hasattr(model, holder):
             getattr(model, holder).layer = nn.ModuleList()
+    # In a tuple, where nn.Module does not look for submodules.
+    model.left_out = (getattr(model, "pooler", None),)  # type: ignore[assignment]
     if hasattr(model, "pooler"):
-        # Would be computed and thrown away.
         setattr(model, "pooler", None)  # noqa: B010
     return model
 

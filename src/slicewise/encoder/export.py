@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
-from slicewise.encoder.description import KEY
 from slicewise.encoder.files import copy_files, new_folder
 from slicewise.encoder.folder import write_sliced
 from slicewise.encoder.onnx_export import write_onnx
@@ -22,7 +20,7 @@ from slicewise.students.bert_layer import BertLayer
 from slicewise.students.layers import EncoderLayer, parts_of_layer
 from slicewise.students.nothing import Nothing
 from slicewise.students.original import Original
-from slicewise.teacher import encoder_layers, pretrained_model
+from slicewise.teacher import encoder_layers
 
 _CHECKED_TEXTS = ("A short text.", "Another one, which is longer than the first by a few words.")
 _TOLERANCE = 1e-4
@@ -127,7 +125,8 @@ def as_transformers(encoder: SlicedEncoder) -> PreTrainedModel:
     model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     if hasattr(model, "pooler"):
         # Without one in the original, transformers makes a new one whenever it loads.
-        setattr(model, "pooler", _pooler(encoder))  # noqa: B010
+        (pooler,) = getattr(encoder.embeddings, "left_out", (None,))
+        setattr(model, "pooler", copy.deepcopy(pooler))  # noqa: B010
     model.load_state_dict(encoder.embeddings.state_dict(), strict=False)
     for theirs, ours in zip(encoder_layers(model, "the model"), layers, strict=True):
         for part, target in parts_of_layer(theirs, "the model").items():
@@ -162,21 +161,6 @@ def _num_heads(encoder: SlicedEncoder) -> int:
     config: Any = encoder.embeddings.config
     heads: int = config.num_attention_heads
     return heads
-
-
-def _pooler(encoder: SlicedEncoder) -> nn.Module | None:
-    """The original's, if it has one."""
-    if encoder.files is None:
-        return None
-    config: Any = AutoConfig.from_pretrained(encoder.files)
-    if hasattr(config, KEY):
-        # Those of a sliced encoder have none.
-        return None
-    config.num_hidden_layers = 0
-    model, missing = pretrained_model(str(encoder.files), config)
-    if any(name.startswith("pooler.") for name in missing):
-        return None
-    return getattr(model, "pooler", None)
 
 
 def _check_same(model: PreTrainedModel, encoder: SlicedEncoder) -> None:

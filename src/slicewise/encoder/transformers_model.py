@@ -119,6 +119,9 @@ def embeddings_of(config: PreTrainedConfig) -> PreTrainedModel:
     if hasattr(config, KEY):
         delattr(config, KEY)
     model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    if hasattr(model, "pooler"):
+        # Its weights are nowhere.
+        setattr(model, "pooler", None)  # noqa: B010
     return without_layers(model)
 
 
