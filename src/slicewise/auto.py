@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -39,13 +40,17 @@ def register_with_transformers() -> None:
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the one module as the others would, and has the entries added once it has run."""
 
+    def __init__(self) -> None:
+        self._asked = False
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _TABLE:
+        if fullname != _TABLE or self._asked:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        # Once: the others are asked for it in their turn.
+        self._asked = True
+        spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec

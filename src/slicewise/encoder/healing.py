@@ -27,6 +27,9 @@ from slicewise.targets import TargetStore
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 
+# What an encoder shares with the original, in the names of a checkpoint.
+_SHARED = "encoder.embeddings."
+
 
 class TextBatch(NamedTuple):
     """Token ids of one batch, in groups of about one length.
@@ -254,6 +257,19 @@ class Healer(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.original.to(self.trainer.strategy.root_device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The embeddings are the original's, and most of a small encoder.
+        checkpoint["state_dict"] = {
+            name: tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if not name.startswith(_SHARED)
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] |= {
+            name: tensor for name, tensor in self.state_dict().items() if name.startswith(_SHARED)
+        }
 
     def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
         loss, _, _ = self._losses(batch)

@@ -215,6 +215,9 @@ def test_a_fit_that_went_on_is_one_that_never_stopped(
     trainer, stopped = fit(None, callbacks=[_Stop(9)])
     assert trainer.global_step == 9
     trainer.save_checkpoint(tmp_path / "fit.ckpt")
+    saved = torch.load(tmp_path / "fit.ckpt", weights_only=True)["state_dict"]
+    assert saved
+    assert not any("embeddings" in name for name in saved)
     trainer, resumed = fit(tmp_path / "fit.ckpt")
     assert trainer.global_step == 20
     theirs = expected.state_dict()
