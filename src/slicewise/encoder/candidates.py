@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, H hidden size, F intermediate size, J neurons kept.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from slicewise.students.nothing import Nothing
 from slicewise.students.reduction import (
     LayerMoments,
     Moments,
-    copy_neurons,
     fit_output,
     important_neurons,
     layer_moments,
@@ -214,21 +214,22 @@ class Workshop:
             )
             return
         key = (span, number, layer.attention.num_attention_heads)
-        last, _ = self._layer(span.end - 1)
-        norm = last.feed_forward.norm
+        followed, _ = self._layer(span.end - 1)
         if self._wide is None or self._wide[0] != key:
             reduce_attention(own.attention, layer.attention, seen)
-            wide = EncoderLayer(layer.attention, own.feed_forward)
+            wide = EncoderLayer(copy.deepcopy(layer.attention), own.feed_forward)
             inputs = self.observed.entering(span.first_layer)
-            targets = self.observed.leaving(span.end - 1)
-            self._wide = (key, (wide, output_moments(wide, norm, inputs, targets)))
+            entering = self.observed.entering(span.end - 1)
+            moments = output_moments(wide, inputs, followed, entering)
+            self._wide = (key, (wide, moments))
         wide, moments = self._wide[1]
         layer.attention.load_state_dict(wide.attention.state_dict())
+        reduce_feed_forward(own.feed_forward, layer.feed_forward, seen)
         kept = layer.feed_forward.intermediate.out_features
         keep_J = important_neurons(own.feed_forward, seen, kept)
-        copy_neurons(own.feed_forward, layer.feed_forward, keep_J)
-        others = torch.arange(own.feed_forward.intermediate.out_features, len(moments.mean_I))
-        fit_output(layer.feed_forward, norm, moments.of(torch.cat([keep_J, others])))
+        sums_H = torch.arange(own.feed_forward.intermediate.out_features, len(moments.mean_I))
+        norm = followed.feed_forward.norm
+        fit_output(layer.feed_forward, norm, moments.of(torch.cat([keep_J, sums_H])))
 
     def _layer(self, number: int) -> tuple[EncoderLayer, LayerMoments]:
         """A layer of the original, and the moments in it."""

@@ -72,9 +72,10 @@ def refit(blocks: Sequence[Block], observed: Observations) -> None:
             exact = exact and step.layer == place and step.end == place + 1
             if not (exact and _is_whole(step.module, own)):
                 exact = False
-                norm = original_layer(observed.original, step.end - 1).feed_forward.norm
-                moments = output_moments(step.module, norm, inputs, observed.leaving(step.end - 1))
-                fit_output(step.module.feed_forward, norm, moments)
+                followed = original_layer(observed.original, step.end - 1)
+                entering = observed.entering(step.end - 1)
+                moments = output_moments(step.module, inputs, followed, entering)
+                fit_output(step.module.feed_forward, followed.feed_forward.norm, moments)
         else:
             exact = False
         place = step.end
