@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.devices import started_by_torchrun
 from sweep.loading import no_garbage_collection
 
 CONFIG_NAME = "config"
+_FIT = "sweep.trial.fit.fit"
 
 
 def config_directory() -> Path:
@@ -39,6 +41,19 @@ def run(config: DictConfig) -> Any:
     Returns:
         What the objective asks for.
     """
+    return run_fit(config, _FIT)
+
+
+def run_fit(config: DictConfig, fitted_by: str) -> Any:
+    """One job: a fit, on as many ranks as the trainer asks for.
+
+    Args:
+        config: Of the job.
+        fitted_by: Dotted path of the function that fits, in each rank.
+
+    Returns:
+        What it returns of its trial.
+    """
     from sweep.ranks.placement import Placement
     from sweep.trial.run import run_trial
 
@@ -48,8 +63,8 @@ def run(config: DictConfig) -> Any:
         from sweep.ranks.gang import fit
     else:
         with no_garbage_collection():
-            from sweep.trial.fit import fit
-    return run_trial(config, fit)
+            fit = get_method(fitted_by)
+    return run_trial(config, fit, fitted_by)
 
 
 def rehearse(config: DictConfig) -> None:

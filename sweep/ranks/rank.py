@@ -141,15 +141,16 @@ def run_share(task: Task, active: ActiveTrial) -> Share:
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import setup_globals
+    from hydra.utils import get_method
     from omegaconf import OmegaConf
 
     with no_garbage_collection():
-        from sweep.trial.fit import fit
+        fit = get_method(task.fit)
 
     setup_globals()
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": task.hydra}))
     with activated(active):
-        share = fit(task, active)
+        share: Share = fit(task, active)
     if share.outcome.end is End.CRASHED:
         # Its traceback does not travel.
         logging.getLogger(__name__).error("The fit failed", exc_info=share.outcome.error)

@@ -17,14 +17,21 @@ from sweep.trial.lockstep import agreed
 from sweep.trial.outcome import FitFailed, TrialLost, TrialStopped
 from sweep.trial.resume import BetweenSteps, ResumePoint
 
+# The loss that a fit is judged by, as it is logged.
+LOSS = "valid_l1"
+
 
 class FinalValidation(Callback):
     """Remembers the metrics of the last validation, and at which step it was.
 
     Part of the checkpoint: a fit that goes on from its last step has been validated.
+
+    Args:
+        monitor: What has to be a number for the fit to go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: str = LOSS) -> None:
+        self.monitor = monitor
         self.step = -1
         self.metrics: dict[str, float] = {}
 
@@ -34,9 +41,9 @@ class FinalValidation(Callback):
         self.step = trainer.global_step
         # The training loss stays that of the fit, whatever is validated after it.
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-        loss = self.metrics["valid_l1"]
+        loss = self.metrics[self.monitor]
         if not math.isfinite(loss):
-            raise FitFailed(f"valid_l1 is {loss} after {trainer.global_step} steps")
+            raise FitFailed(f"{self.monitor} is {loss} after {trainer.global_step} steps")
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "metrics": self.metrics}
@@ -62,11 +69,13 @@ class ObeyStudy(BetweenSteps):
         active: The trial.
         prunable: Whether the loss is what the study looks at; what it cannot compare is not
             reported.
+        monitor: What is reported.
     """
 
-    def __init__(self, active: ActiveTrial, prunable: bool = True) -> None:
+    def __init__(self, active: ActiveTrial, prunable: bool = True, monitor: str = LOSS) -> None:
         self.active = active
         self.prunable = prunable
+        self.monitor = monitor
         self._verdict = _Verdict.GO_ON
         self._reported = -1
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -88,7 +97,7 @@ class ObeyStudy(BetweenSteps):
             # The best weights, after the last ones.
             return
         self._reported = trainer.global_step
-        loss = float(trainer.callback_metrics["valid_l1"])
+        loss = float(trainer.callback_metrics[self.monitor])
 
         def judge() -> _Verdict:
             if self.active.is_lost():
@@ -102,7 +111,9 @@ class ObeyStudy(BetweenSteps):
         if verdict is _Verdict.LOST:
             raise TrialLost
         if verdict is _Verdict.PRUNE:
-            raise TrialPruned(f"pruned at step {trainer.global_step} with valid_l1 {loss:.4f}")
+            raise TrialPruned(
+                f"pruned at step {trainer.global_step} with {self.monitor} {loss:.4f}"
+            )
         super().on_validation_end(trainer, pl_module)
 
     def between_steps(self, trainer: lightning.Trainer) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
 import os
-import platform
-import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,14 +23,15 @@ from slicewise.students.folder import save_student
 from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
 from sweep.trial.active import ActiveTrial
+from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
 from sweep.trial.cache import shared_targets
 from sweep.trial.callbacks import FinalValidation, ObeyStudy
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
+from sweep.trial.hardware import hardware_of
 from sweep.trial.live import LiveProgress
 from sweep.trial.lockstep import agreed
-from sweep.trial.loggers import Trackers
-from sweep.trial.outcome import End, FitFailed, Outcome, TrialLost
+from sweep.trial.outcome import FitFailed
 from sweep.trial.parts import (
     best_weights,
     build_student,
@@ -45,6 +42,7 @@ from sweep.trial.parts import (
     new_data,
     new_recipe,
     new_trainer,
+    quiet_lightning,
 )
 from sweep.trial.record import STUDENT_FOLDER, TrialRecord
 from sweep.trial.run import Share
@@ -66,40 +64,13 @@ def fit(task: Task, active: ActiveTrial) -> Share:
     Returns:
         How it ended, and the record of it.
     """
-    record = TrialRecord.begin(task, torch.get_num_threads())
-    trackers = Trackers()
-    started = time.perf_counter()
-    try:
-        values = _fit(task, record, active, trackers, started)
-        outcome = Outcome(End.COMPLETE, values=values)
-    except (Exception, SystemExit) as error:
-        outcome = _outcome_of(error, active)
-    # What the objective was told, where it was: the student has been saved since.
-    record.take_outcome(outcome, record.seconds or time.perf_counter() - started)
-    trackers.conclude(record, outcome)
-    return Share(outcome, record)
+    return attempt(task, active, _fit)
 
 
-def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
-    outcome = Outcome.of(error, active.params)
-    if isinstance(error, SystemExit) and active.stop.is_set():
-        # Lightning's answer to Ctrl-C.
-        return Outcome(End.STOPPED, "stopped", error=error)
-    if outcome.end.is_failure and active.is_lost():
-        # What fails because another worker removes its files is no failure of the trial.
-        return Outcome.of(TrialLost())
-    return outcome
-
-
-def _fit(
-    task: Task,
-    record: TrialRecord,
-    active: ActiveTrial,
-    trackers: Trackers,
-    started: float,
-) -> tuple[float, ...]:
+def _fit(trial: Attempt) -> tuple[float, ...]:
     """Trains, measures, and fills in the record; returns the objective's values."""
-    _quiet_lightning()
+    quiet_lightning()
+    task, record, active = trial.task, trial.record, trial.active
     settings, directory = TrialSettings.of(task.config), task.directory
     objective = settings.objective
     teacher = load_teacher(settings.teacher)
@@ -116,11 +87,11 @@ def _fit(
     optimizer, scheduler = new_recipe(settings, student)
     final = FinalValidation()
     callbacks = [final, *_callbacks(settings, directory, active)]
-    trainer = new_trainer(settings, callbacks, trackers.open(settings.logger), directory)
+    trainer = new_trainer(settings, callbacks, trial.trackers.open(settings.logger), directory)
     check_course(settings, trainer, data)
     best = best_weights(trainer)
-    trackers.begin(settings)
-    record.hardware, record.precision = _hardware(trainer), str(trainer.precision)
+    trial.trackers.begin(settings)
+    record.hardware, record.precision = hardware_of(trainer), str(trainer.precision)
     _measure_cost(student, settings, teacher.hidden_size, trainer, record)
     test = _transfer_test(teacher, trainer, objective)
     checkpoint = usable_checkpoint(directory) if trainer.is_global_zero else None
@@ -163,19 +134,12 @@ def _fit(
         student.to(trainer.strategy.root_device)
         record.text_l1, record.text_cosine = test(student)
     if trainer.is_global_zero:
-        record.seconds = round(time.perf_counter() - started, 3)
+        record.seconds = trial.seconds
         record.values = objective_values(objective, record)
         active.check_possession()
         save_student(student, directory / STUDENT_FOLDER)
     _log_result(record)
     return tuple(record.values or ())
-
-
-def _quiet_lightning() -> None:
-    """Lightning's advice, and its own use of torch, say nothing to the reader."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="The number of training batches")
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
 
 
 def _callbacks(settings: TrialSettings, directory: Path, active: ActiveTrial) -> list[Callback]:
@@ -272,23 +236,3 @@ def _transfer_test(
 def objective_values(objective: Objective, record: TrialRecord) -> list[float]:
     """What the objective names, out of a trial's record."""
     return [float(getattr(record, name)) for name in objective.metrics]
-
-
-def _hardware(trainer: lightning.Trainer) -> str:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = _processor()
-    return f"{trainer.world_size} x {device.type}: {name}"
-
-
-@functools.cache
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

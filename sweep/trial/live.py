@@ -33,8 +33,7 @@ class LiveProgress(Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        assert isinstance(pl_module, Distiller)
-        total = pl_module.total_steps
+        total = _total_steps(trainer, pl_module)
         self._began = self._wrote = time.monotonic()
         self._pulse = Pulse(trainer.global_step, int(total) if math.isfinite(total) else None)
         self._write(trainer)
@@ -97,6 +96,13 @@ class LiveProgress(Callback):
     def _end(self, trainer: lightning.Trainer) -> None:
         if trainer.is_global_zero:
             remove_pulse(self.directory)
+
+
+def _total_steps(trainer: lightning.Trainer, module: lightning.LightningModule) -> float:
+    # Lightning counts batches, each of which may be several steps of a distiller.
+    return (
+        module.total_steps if isinstance(module, Distiller) else trainer.estimated_stepping_batches
+    )
 
 
 def _loss_of(outputs: Any) -> float | None:

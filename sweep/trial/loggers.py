@@ -20,7 +20,7 @@ from sweep.trial.build import build
 from sweep.trial.metrics import METRICS, Metrics
 from sweep.trial.outcome import Outcome
 from sweep.trial.record import TrialRecord
-from sweep.trial.settings import TrialSettings
+from sweep.trial.settings import FitSettings
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Trackers:
             self.loggers.append(_build(name, node))
         return self.loggers
 
-    def begin(self, settings: TrialSettings) -> None:
+    def begin(self, settings: FitSettings) -> None:
         """Tells them the hyperparameters."""
         self._hyperparameters = settings.hyperparameters
         for logger in self._trackers():

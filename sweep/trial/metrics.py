@@ -140,6 +140,15 @@ class Metrics:
             return None
         return self.student_parameters / self.teacher_parameters
 
+    # Of `python -m sweep.compress`: of a candidate alone in the model, or of a whole plan; on
+    # validation text.
+    damage: float | None = _row(
+        "one minus the cosine to the original model's embeddings",
+        format=".4f",
+        better="smaller",
+        is_objective=True,
+        is_kept=True,
+    )
     # In the slice's place in the whole model: mean over texts.
     text_cosine: float | None = _row(
         "cosine to the original model's embeddings, on held-out text",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from slicewise.students.folder import target_of
 from slicewise.teacher import TeacherSlice
 from slicewise.trust import name_of
 from sweep.trial.build import build, mistakes_of
-from sweep.trial.settings import DataSettings, Node, TrialSettings
+from sweep.trial.settings import DataSettings, FitSettings, Node
 
 # What enters the slice, for students that begin with the teacher's weights or are solved for.
 _CALIBRATION_TOKENS = 16_384
@@ -140,7 +142,7 @@ def _check_size(student: Student, most: int | None) -> None:
 
 
 def new_recipe(
-    settings: TrialSettings, student: Student
+    settings: FitSettings, student: nn.Module
 ) -> tuple[OptimizerFactory, SchedulerFactory | None]:
     """What makes the optimizer and the scheduler; tried once, so that a wrong value shows now."""
     make_optimizer = build("optimizer", settings.optimizer)
@@ -155,8 +157,15 @@ def new_recipe(
     return make_optimizer, make_scheduler
 
 
+def quiet_lightning() -> None:
+    """Lightning's advice, and its own use of torch, say nothing to the reader."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="The number of training batches")
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+
+
 def new_trainer(
-    settings: TrialSettings,
+    settings: FitSettings,
     callbacks: list[Callback],
     loggers: Sequence[Logger],
     directory: Path,
@@ -187,7 +196,7 @@ def named_within(group: str) -> Iterator[None]:
         raise error.within(group) from error
 
 
-def _keeps_checkpoints(settings: TrialSettings, callbacks: Sequence[Callback]) -> bool:
+def _keeps_checkpoints(settings: FitSettings, callbacks: Sequence[Callback]) -> bool:
     asked = bool(settings.trainer.get("enable_checkpointing"))
     return asked or any(isinstance(callback, Checkpoint) for callback in callbacks)
 
@@ -210,7 +219,7 @@ def best_weights(trainer: lightning.Trainer) -> ModelCheckpoint | None:
 
 
 def check_course(
-    settings: TrialSettings, trainer: lightning.Trainer, data: HiddenStatesDataModule
+    settings: FitSettings, trainer: lightning.Trainer, data: HiddenStatesDataModule
 ) -> None:
     """Refuses a fit that would have no validation, or a schedule without an end.
 

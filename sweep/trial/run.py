@@ -31,12 +31,13 @@ class Share(NamedTuple):
 Fit = Callable[[Task, ActiveTrial], Share]
 
 
-def run_trial(config: DictConfig, fit: Fit) -> float | tuple[float, ...]:
-    """Fits one student in Hydra's output directory, and leaves its record there.
+def run_trial(config: DictConfig, fit: Fit, fitted_by: str) -> float | tuple[float, ...]:
+    """Runs one trial in Hydra's output directory, and leaves its record there.
 
     Args:
         config: The application's configuration; Hydra's own is taken from `HydraConfig`.
-        fit: Who fits.
+        fit: Who fits, or has others fit.
+        fitted_by: Dotted path of the function that fits in the end; see `Task.fit`.
 
     Returns:
         The objective's values; a float where there is one.
@@ -52,17 +53,17 @@ def run_trial(config: DictConfig, fit: Fit) -> float | tuple[float, ...]:
     """
     active = active_trial()
     if active is not None:
-        return _run(config, fit, active).result()
+        return _run(config, fit, fitted_by, active).result()
     single = ActiveTrial(threading.Event())
     with stop_on_signals(single.stop), activated(single):
-        outcome = _run(config, fit, single)
+        outcome = _run(config, fit, fitted_by, single)
     if outcome.end is End.STOPPED:
         raise Interrupted(f"Stopped. To go on: {command_of_study(config.study)}")
     return outcome.result()
 
 
-def _run(config: DictConfig, fit: Fit, active: ActiveTrial) -> Outcome:
-    task = Task.current(config, active)
+def _run(config: DictConfig, fit: Fit, fitted_by: str, active: ActiveTrial) -> Outcome:
+    task = Task.current(config, active, fitted_by)
     outcome = recorded_outcome(task.directory, active)
     if outcome is None:
         outcome, record = fit(task, active)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -157,24 +157,22 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class TrialSettings:
-    """All settings of a trial.
+class FitSettings:
+    """The settings that every fit has, whatever it trains.
 
     Attributes:
-        seed: Of the student's first weights, the data and the dropout.
-        teacher, student, optimizer, trainer: What builds them.
+        seed: Of the first weights, the data and the dropout.
+        teacher, optimizer, trainer: What builds them.
         scheduler: What builds it; None: a constant learning rate.
         data: Where the hidden states come from.
         callbacks, logger: What builds each, by name; loggers as they stand, since they may be named
             after the trial that runs.
         objective: What the trial returns to the study.
-        steps: How steps are taken.
-        hyperparameters: What says something about the student, as dotted keys and plain values.
+        hyperparameters: What says something about the result, as dotted keys and plain values.
     """
 
     seed: int
     teacher: Node
-    student: Node
     optimizer: Node
     scheduler: Node | None
     trainer: Node
@@ -182,11 +180,10 @@ class TrialSettings:
     callbacks: dict[str, Node]
     logger: dict[str, DictConfig]
     objective: Objective
-    steps: StepSettings
     hyperparameters: dict[str, Any]
 
     @classmethod
-    def of(cls, config: DictConfig) -> TrialSettings:
+    def of(cls, config: DictConfig) -> Self:
         """Reads the application's configuration.
 
         Raises:
@@ -196,7 +193,6 @@ class TrialSettings:
         return cls(
             seed=_seed(config.get("seed")),
             teacher=_node(config, "teacher"),
-            student=_node(config, "student"),
             optimizer=_node(config, "optimizer"),
             scheduler=_optional(config, "scheduler"),
             trainer=_trainer(_node(config, "trainer")),
@@ -204,9 +200,34 @@ class TrialSettings:
             callbacks=_optional(config, "callbacks") or {},
             logger={str(name): config.logger[name] for name in config.get("logger") or {}},
             objective=Objective.of(_node(config, "objective")),
-            steps=StepSettings.of(_optional(config, "steps") or {}),
             hyperparameters=_hyperparameters(config),
+            **cls._of_its_own(config),
         )
+
+    @classmethod
+    def _of_its_own(cls, config: DictConfig) -> dict[str, Any]:
+        """The settings that only this kind of fit has."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TrialSettings(FitSettings):
+    """All settings of a trial that fits a student.
+
+    Attributes:
+        student: What builds it.
+        steps: How steps are taken.
+    """
+
+    student: Node
+    steps: StepSettings
+
+    @classmethod
+    def _of_its_own(cls, config: DictConfig) -> dict[str, Any]:
+        return {
+            "student": _node(config, "student"),
+            "steps": StepSettings.of(_optional(config, "steps") or {}),
+        }
 
 
 def _node(config: DictConfig, key: str) -> Node:

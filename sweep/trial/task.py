@@ -21,12 +21,14 @@ class Task:
         hydra: Hydra's own part of it.
         params: The swept values; None for a single fit.
         number: Of the trial.
+        fit: Dotted path of the function that fits, for processes that are sent the task.
     """
 
     config: DictConfig
     hydra: Any
     params: dict[str, Any] | None
     number: int
+    fit: str
 
     @property
     def directory(self) -> Path:
@@ -34,7 +36,7 @@ class Task:
         return Path(self.hydra.runtime.output_dir)
 
     @classmethod
-    def current(cls, config: DictConfig, active: ActiveTrial) -> Task:
+    def current(cls, config: DictConfig, active: ActiveTrial, fit: str) -> Task:
         """Of the Hydra job that runs in this process now."""
         params = dict(active.params) if active.in_study else None
-        return cls(config, HydraConfig.get(), params, active.number)
+        return cls(config, HydraConfig.get(), params, active.number, fit)

@@ -73,7 +73,7 @@ class Fit:
         waiting = self.study.trials
         trial = Trial(self.study, waiting[0]._trial_id) if waiting else self.study.ask()
         with activated(StudyTrial(trial, threading.Event())):
-            return run_trial(config, fitting.fit)
+            return run_trial(config, fitting.fit, "sweep.trial.fit.fit")
 
     def run_until_stopped(self, *overrides: str) -> int:
         """The step at which it stopped."""

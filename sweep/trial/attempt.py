@@ -1,0 +1,72 @@
+"""One attempt at a trial: it ends in an outcome and a record, never in an error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from sweep.trial.active import ActiveTrial
+from sweep.trial.loggers import Trackers
+from sweep.trial.outcome import End, Outcome, TrialLost
+from sweep.trial.record import TrialRecord
+from sweep.trial.run import Share
+from sweep.trial.task import Task
+
+
+@dataclass
+class Attempt:
+    """What a fit works on, and fills in.
+
+    Attributes:
+        task: What is to be fitted.
+        active: The trial in its study.
+        record: Of the trial.
+        trackers: Loggers that it opens.
+    """
+
+    task: Task
+    active: ActiveTrial
+    record: TrialRecord
+    trackers: Trackers = field(default_factory=Trackers)
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return round(time.perf_counter() - self._started, 3)
+
+
+def attempt(task: Task, active: ActiveTrial, fit: Callable[[Attempt], tuple[float, ...]]) -> Share:
+    """Fits, to whatever end.
+
+    Args:
+        task: What is to be fitted.
+        active: The trial in its study.
+        fit: Returns the objective's values.
+
+    Returns:
+        How it ended, and the record of it.
+    """
+    trial = Attempt(task, active, TrialRecord.begin(task, torch.get_num_threads()))
+    try:
+        outcome = Outcome(End.COMPLETE, values=fit(trial))
+    except (Exception, SystemExit) as error:
+        outcome = _outcome_of(error, active)
+    # What the objective was told, where it was: the result has been saved since.
+    trial.record.take_outcome(outcome, trial.record.seconds or trial.seconds)
+    trial.trackers.conclude(trial.record, outcome)
+    return Share(outcome, trial.record)
+
+
+def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
+    outcome = Outcome.of(error, active.params)
+    if isinstance(error, SystemExit) and active.stop.is_set():
+        # Lightning's answer to Ctrl-C.
+        return Outcome(End.STOPPED, "stopped", error=error)
+    if outcome.end.is_failure and active.is_lost():
+        # What fails because another worker removes its files is no failure of the trial.
+        return Outcome.of(TrialLost())
+    return outcome
