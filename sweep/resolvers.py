@@ -13,11 +13,13 @@ def register_resolvers() -> None:
     """Makes the interpolations of our own known.
 
     `${on_gpu:A,B}` is A where CUDA is, else B; `${native_precision:ACCELERATOR}` the precision that
-    the hardware is made for; `${trial_number:}` the number of the trial, 0 of a single fit.
+    the hardware is made for; `${trial_number:}` the number of the trial, 0 of a single fit;
+    `${at_least:A,B}` the larger of two numbers.
     """
     OmegaConf.register_resolver("on_gpu", _on_gpu, replace=True)
     OmegaConf.register_resolver("native_precision", native_precision, replace=True)
     OmegaConf.register_resolver("trial_number", _trial_number, replace=True)
+    OmegaConf.register_resolver("at_least", max, replace=True)
 
 
 def _on_gpu(with_gpu: Any, without: Any) -> Any:

@@ -28,12 +28,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from slicewise.atomic import write_atomically
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.digest import module_digest
-from slicewise.teacher import TeacherSlice
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +46,11 @@ _HEADER_SIZE = 200
 _SECONDS_IN_USE = 600.0
 
 
-def fingerprint(teacher: TeacherSlice, **decisive: Any) -> str:
+def fingerprint(teacher: nn.Module, **decisive: Any) -> str:
     """Names the targets of a teacher: 32 hexadecimal digits.
 
     Args:
-        teacher: What it computes counts, not where it comes from.
+        teacher: A slice, or a whole encoder; what it computes counts, not where it comes from.
         decisive: Whatever else decides the outputs to the last bit, as JSON values: the data
             and its seed, the precision, the device, the versions.
 

@@ -104,7 +104,8 @@ def _teacher(material: Material) -> str:
     said = [str(source)] if source else []
     if "first_layer" in config and "num_layers" in config:
         first, count = config["first_layer"], config["num_layers"]
-        said.append(f"layers {first} to {first + count - 1}" if count != 1 else f"layer {first}")
+        last = "the last" if count is None else str(first + count - 1)
+        said.append(f"layer {first}" if count == 1 else f"layers {first} to {last}")
     if size:
         said.append(f"{size:,} parameters")
     return ", ".join(said) or _node_in_words(config)

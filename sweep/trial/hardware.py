@@ -16,12 +16,13 @@ def hardware_of(trainer: lightning.Trainer) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = _processor()
+        name = processor()
     return f"{trainer.world_size} x {device.type}: {name}"
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's CPU."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -161,6 +161,8 @@ def quiet_lightning() -> None:
     """Lightning's advice, and its own use of torch, say nothing to the reader."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The number of training batches")
+    # Those of a frozen part.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
 
 

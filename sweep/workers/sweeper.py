@@ -86,6 +86,7 @@ def sweep(
     max_retries: int,
     heartbeat: float,
     workers_per_gpu: int,
+    summary: bool,
     custom_search_space: str | None,
     params: DictConfig | None,
 ) -> None:
@@ -109,6 +110,7 @@ def sweep(
         max_retries: How often a trial is taken up again whose worker died.
         heartbeat: Seconds between two signs of life of a worker.
         workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
+        summary: Whether to end with a table of the trials.
         custom_search_space: Dotted path of a function (configuration, trial) that suggests more.
         params: Further overrides, as a map; the command line's go before them.
 
@@ -201,7 +203,8 @@ def sweep(
         _launch(worker, workers, study, config, hydra_context, arguments)
     save_results(study, directory)
     _write_report(study, directory, short_url(url))
-    show_study(study, directory, storage_url=short_url(url))
+    if summary:
+        show_study(study, directory, storage_url=short_url(url))
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     if shared.rest() is Rest.FAILURES:
         raise SlicewiseError(f"the sweep stopped: {_failures(failed, budget)}")

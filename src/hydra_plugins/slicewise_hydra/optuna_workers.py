@@ -102,6 +102,9 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # that has shown none for six of them is taken for dead.
     heartbeat: float = 5.0
 
+    # Whether the sweep ends with a table of its trials.
+    summary: bool = True
+
 
 class OptunaWorkersSweeper(Sweeper):
     """Runs `n_jobs` long-lived workers that ask one study for trials until its budget is met."""

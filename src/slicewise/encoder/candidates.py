@@ -34,6 +34,7 @@ from slicewise.students.reduction import (
     reduce_attention,
     reduce_feed_forward,
 )
+from slicewise.teacher import TeacherSlice
 
 _BYTES = 4
 # Choices of so many of a slice's layers that are all proposed.
@@ -77,6 +78,28 @@ class Proposal:
             else self.family.__module__.rpartition(".")[2]
         )
         return ", ".join([what, *words])
+
+    @property
+    def code(self) -> str:
+        """In short; its own among all proposals of an encoder that is cut into slices once.
+
+        Example:
+            >>> sizes = {"num_attention_heads": 6, "intermediate_size": 64}
+            >>> Proposal(Span(0, 2), BertLayer, tuple(sizes.items()), (1,)).code
+            'L1/6h/64n'
+            >>> Proposal(Span(2, 2), Nothing).code
+            'drop2-3'
+        """
+        span = "-".join(map(str, dict.fromkeys((self.span.first_layer, self.span.end - 1))))
+        if self.family is Nothing:
+            return f"drop{span}"
+        units = {"num_attention_heads": "{}h", "intermediate_size": "{}n"}
+        words = [units.get(key, f"{key}={{}}").format(value) for key, value in self.arguments]
+        if self.layers:
+            what = f"L{'+'.join(map(str, self.layers))}"
+        else:
+            what = f"{self.family.__module__.rpartition('.')[2]}{span}"
+        return "/".join([what, *words])
 
 
 def kept_whole(original: SlicedEncoder, span: Span) -> Proposal:
@@ -163,7 +186,7 @@ class Workshop:
         >>> half = propose(original, Span(0, 1), neurons=[24], heads=[2])[1]
         >>> block = workshop.build(half)
         >>> count_parameters(block)
-        3744
+        3696
     """
 
     def __init__(self, observed: Observations) -> None:
@@ -185,11 +208,7 @@ class Workshop:
         """
         span = proposal.span
         teacher = teacher_slice(self.original, span)
-        sizes = proposal.family.sizes_from(teacher)
-        arguments = {**sizes, **dict(proposal.arguments)}
-        if proposal.family is BertLayer:
-            arguments["num_layers"] = len(proposal.layers)
-        student = proposal.family(**arguments).to(self._device())
+        student = _new_student(teacher, proposal).to(self._device())
         block = Block(student, span, proposal.layers).eval()
         if not isinstance(student, BertLayer) or not proposal.layers:
             student.start_from(teacher, self.observed.entering(span.first_layer))
@@ -307,6 +326,28 @@ class Scales:
                 latency_ms(student, hidden_size, self.seq_length),
             )
         return self._costs[key]
+
+
+def num_parameters(original: SlicedEncoder, proposal: Proposal) -> int:
+    """Of a candidate, which is not built for it.
+
+    Args:
+        original: As `original_encoder` returns it.
+        proposal: Of `propose`.
+
+    Raises:
+        ArgumentError: The family cannot be built so.
+    """
+    with torch.device("meta"):
+        return count_parameters(_new_student(teacher_slice(original, proposal.span), proposal))
+
+
+def _new_student(teacher: TeacherSlice, proposal: Proposal) -> Student:
+    """As its constructor leaves it."""
+    arguments = {**proposal.family.sizes_from(teacher), **dict(proposal.arguments)}
+    if proposal.family is BertLayer:
+        arguments["num_layers"] = len(proposal.layers)
+    return proposal.family(**arguments)
 
 
 def plain_neurons(original: SlicedEncoder, proposal: Proposal) -> int | None:

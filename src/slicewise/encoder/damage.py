@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -87,14 +87,33 @@ class Observations:
     ) -> None:
         if not texts:
             raise ArgumentError("texts", "[]", "at least one text")
-        self.original = original
-        device = next(original.embeddings.parameters()).device
         encoded = original.tokenizer.encode(texts, min(max_length, original.max_length))
         encoded.sort(key=len)
+        starts = range(0, len(encoded), batch_size)
+        pad_id = original.tokenizer.pad_id
+        self._observe(original, (pad(encoded[n : n + batch_size], pad_id) for n in starts))
+
+    @classmethod
+    @torch.no_grad()
+    def of_batches(
+        cls, original: SlicedEncoder, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> Observations:
+        """Of texts that are tokens already.
+
+        Args:
+            original: As `original_encoder` returns it.
+            batches: Each the ids (B, T) and which are real tokens, (B, T).
+        """
+        observed = cls.__new__(cls)
+        observed._observe(original, batches)
+        return observed
+
+    def _observe(self, original: SlicedEncoder, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self.original = original
+        device = next(original.embeddings.parameters()).device
         self.batches: list[Observed] = []
-        for start in range(0, len(encoded), batch_size):
-            rows = pad(encoded[start : start + batch_size], original.tokenizer.pad_id)
-            ids_BT, keep_BT = (x.to(device) for x in rows)
+        for batch in batches:
+            ids_BT, keep_BT = (x.to(device) for x in batch)
             states = original.states(original.enter(ids_BT, keep_BT), keep_BT)
             embeddings_BH = original.pooling(states[-1], keep_BT)
             self.batches.append(

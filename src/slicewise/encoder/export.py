@@ -26,7 +26,9 @@ _CHECKED_TEXTS = ("A short text.", "Another one, which is longer than the first 
 _TOLERANCE = 1e-4
 
 
-def export_model(encoder: SlicedEncoder, path: str | Path, onnx: bool = False) -> bool:
+def export_model(
+    encoder: SlicedEncoder, path: str | Path, onnx: bool = False, card: str | None = None
+) -> bool:
     """Writes an encoder for others to load; the folder appears whole or not at all.
 
     Where all layers that are left are alike but for their weights, as those of a homogeneous plan
@@ -39,6 +41,7 @@ def export_model(encoder: SlicedEncoder, path: str | Path, onnx: bool = False) -
         path: The folder; what is there is replaced.
         onnx: Also write `onnx/model.onnx` and `onnx/model_int8.onnx`, which `SentenceTransformer`
             runs with `backend="onnx"` and nothing of ours installed, whatever the blocks are.
+        card: The model card, `README.md`; None: none.
 
     Returns:
         Whether it is a plain model.
@@ -71,6 +74,8 @@ def export_model(encoder: SlicedEncoder, path: str | Path, onnx: bool = False) -
             _write_plain(encoder, folder)
         if onnx:
             write_onnx(encoder, folder)
+        if card is not None:
+            (folder / "README.md").write_text(card)
     return not why_not
 
 

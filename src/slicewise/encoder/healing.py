@@ -201,8 +201,8 @@ class Healer(LightningModule):
 
     The loss is one minus the cosine of the embeddings, and the L1 distance of the hidden states
     where one block hands over to the next: the original's layers there are what each block was made
-    to follow. Logs `train_loss` for each step, and for each validation `valid_loss`, `valid_cosine`
-    and `valid_l1`.
+    to follow. Logs `train_loss` for each step, and for each validation `valid_loss`, `valid_l1`,
+    and `valid_damage`, which is one minus the cosine.
 
     Args:
         original: Frozen; it moves with the fit from device to device, but is no part of the module.
@@ -278,9 +278,9 @@ class Healer(LightningModule):
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         loss, cosine, l1 = self._losses(batch)
-        values = {"valid_loss": loss, "valid_cosine": cosine, "valid_l1": l1}
+        values = {"valid_loss": loss, "valid_damage": 1 - cosine, "valid_l1": l1}
         for name, value in values.items():
-            shown = name == "valid_cosine"
+            shown = name == "valid_damage"
             self.log(name, value, prog_bar=shown, sync_dist=True, batch_size=batch.num_texts)
 
     def configure_optimizers(self) -> Any:

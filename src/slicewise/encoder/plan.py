@@ -85,6 +85,8 @@ def choose(
         homogeneous: Only plans that a plain model of the family can hold: some of the layers, all
             of one width.
 
+    At least one slice of a plan is computed: embeddings alone are no encoder.
+
     Raises:
         ArgumentError: No plan keeps to the budget: says the least that one could take.
         SlicewiseError: A slice has no candidates, or the solver gave up.
@@ -113,12 +115,11 @@ def choose(
         # One programme for each width: what a width has, or no layers.
         widths = sorted({c.neurons for slice_ in library for c in slice_ if c.neurons})
         found = []
-        for width in widths or [0]:
+        for width in widths:
             of_width = [[c for c in slice_ if c.neurons in (0, width)] for slice_ in library]
             if all(of_width):
                 found += _best(of_width, budget, plans)
-        # Without any layers a plan is the same for every width.
-        found = sorted(dict.fromkeys(found), key=lambda plan: plan.damage)[:plans]
+        found = sorted(found, key=lambda plan: plan.damage)[:plans]
     if not found:
         raise _impossible(library, budget, homogeneous)
     return found
@@ -195,6 +196,8 @@ def _best(
     slices = np.repeat(np.arange(len(library)), [len(slice_) for slice_ in library])
     one_each = (slices == np.arange(len(library))[:, None]).astype(float)
     constraints = [LinearConstraint(one_each, 1, 1)]
+    computes = np.array([candidate.neurons != 0 for candidate in candidates], dtype=float)
+    constraints.append(LinearConstraint(computes[None], 1, np.inf))
     for resource, bound in budget.items():
         costs = np.array([candidate.costs[resource] for candidate in candidates])
         # In shares of the bound: the solver's tolerances are absolute.

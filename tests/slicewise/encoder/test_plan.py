@@ -46,6 +46,7 @@ def _all_within(library: Library, budget: dict[str, float], homogeneous: bool) -
             for plan in plans
             if all(plan.cost(name) <= bound for name, bound in budget.items())
             and (plan.is_homogeneous or not homogeneous)
+            and any(candidate.neurons != 0 for candidate in plan.candidates)
         ),
         key=lambda plan: plan.damage,
     )

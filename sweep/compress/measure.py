@@ -1,0 +1,153 @@
+"""A trial of the library: one candidate for one slice gets its first weights, and is measured."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytorch_lightning as lightning
+from pytorch_lightning.callbacks import Callback
+
+from slicewise.cost import count_parameters
+from slicewise.distiller import Distiller
+from slicewise.encoder.candidates import Proposal
+from slicewise.encoder.sliced import Block, student_of, teacher_slice
+from slicewise.students.base import Student
+from slicewise.students.folder import load_student, save_student
+from slicewise.students.nothing import Nothing
+from slicewise.teacher import TeacherSlice
+from sweep.compress.settings import CompressSettings
+from sweep.compress.workbench import Workbench, open_workbench
+from sweep.trial.active import ActiveTrial
+from sweep.trial.attempt import Attempt, attempt
+from sweep.trial.callbacks import ObeyStudy
+from sweep.trial.hardware import hardware_of
+from sweep.trial.live import LiveProgress
+from sweep.trial.parts import load_teacher, new_data, new_recipe, new_trainer, quiet_lightning
+from sweep.trial.record import STUDENT_FOLDER, TrialRecord
+from sweep.trial.run import Share
+from sweep.trial.task import Task
+
+log = logging.getLogger(__name__)
+
+# The first candidate that this process has measured, and when.
+_begun: tuple[int, float] | None = None
+
+
+def fit(task: Task, active: ActiveTrial) -> Share:
+    """Measures one candidate, to whatever end.
+
+    Args:
+        task: Its configuration names the `candidate`.
+        active: The trial in its study.
+    """
+    return attempt(task, active, _measure)
+
+
+def _measure(trial: Attempt) -> tuple[float, ...]:
+    """Builds, fits where that is asked for, measures, and fills in the record."""
+    settings, record = CompressSettings.of(trial.task.config), trial.record
+    quiet_lightning()
+    bench = open_workbench(settings)
+    proposal = bench.proposal(trial.task.config.candidate)
+    lightning.seed_everything(settings.seed, verbose=False)
+    block = bench.workshop.build(proposal)
+    student = student_of(block)
+    original = count_parameters(teacher_slice(bench.original, proposal.span))
+    record.take_sizes(bench.teacher.source, original, count_parameters(student))
+    if settings.library.steps and student.is_trainable and count_parameters(student):
+        _fit_locally(bench, proposal, student, trial)
+    measures = bench.scales.measure(block.eval())
+    record.student_flops = measures.flops
+    record.student_latency_ms = round(measures.latency_ms, 4)
+    record.damage, record.text_l1 = measures.damage.damage, measures.damage.text_l1
+    record.text_cosine = 1 - record.damage
+    record.seconds = trial.seconds
+    record.values = [float(getattr(record, name)) for name in settings.objective.metrics]
+    active = trial.active
+    active.check_possession()
+    if settings.library.steps:
+        save_student(student, trial.task.directory / STUDENT_FOLDER)
+    log.info(
+        "[%s] %s: %s parameters, damage %.4f",
+        _progress(record.number + 1, len(bench.codes)),
+        proposal.name if not isinstance(student, Nothing) else f"{proposal.span} dropped",
+        f"{measures.parameters:,}",
+        record.damage,
+    )
+    return tuple(record.values)
+
+
+def _progress(number: int, total: int) -> str:
+    """Which of how many, and how long the others will take this process."""
+    global _begun
+    now = time.monotonic()
+    first, began = _begun = _begun or (number, now)
+    if number == first:
+        return f"{number}/{total}"
+    left = round((now - began) / (number - first) * (total - number))
+    return f"{number}/{total}, {left // 60}:{left % 60:02} left"
+
+
+def _fit_locally(bench: Workbench, proposal: Proposal, student: Student, trial: Attempt) -> None:
+    """Fits a student to its slice alone, on text: L1 of the hidden states."""
+    settings = bench.settings
+    trainer_node = {
+        **settings.trainer,
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "max_steps": settings.library.steps,
+    }
+    settings = replace(CompressSettings.of(trial.task.config), trainer=trainer_node)
+    teacher = _slice_of(settings, proposal)
+    data = new_data(settings.data, teacher)
+    optimizer, scheduler = new_recipe(settings, student)
+    callbacks: list[Callback] = [ObeyStudy(trial.active, prunable=False)]
+    if trial.active.in_study:
+        callbacks.append(LiveProgress(trial.task.directory))
+    loggers = trial.trackers.open(settings.logger)
+    trainer = new_trainer(settings, callbacks, loggers, trial.task.directory)
+    trial.trackers.begin(settings)
+    trial.record.hardware, trial.record.precision = hardware_of(trainer), str(trainer.precision)
+    distiller = Distiller(
+        teacher,
+        student.train(),
+        settings.data.seq_length,
+        optimizer,
+        scheduler,
+        seed=settings.seed,
+    )
+    trainer.fit(distiller, datamodule=data)
+    trial.record.steps = trainer.global_step
+    student.to(next(bench.original.parameters()).device)
+
+
+def _slice_of(settings: CompressSettings, proposal: Proposal) -> TeacherSlice:
+    node = {
+        **settings.teacher,
+        "first_layer": proposal.span.first_layer,
+        "num_layers": proposal.span.num_layers,
+    }
+    return load_teacher(node)
+
+
+def block_of(bench: Workbench, proposal: Proposal, library: Path | None) -> Block:
+    """A candidate as the library measured it.
+
+    Args:
+        bench: Of the same settings.
+        proposal: Which.
+        library: Folder of the trials that fitted students; None: there are first weights alone.
+    """
+    if library is not None:
+        for path in library.glob("*/trial.json"):
+            if TrialRecord.read(path.parent).params.get("candidate") == proposal.code:
+                folder = path.parent / STUDENT_FOLDER
+                student = load_student(folder)
+                device = next(bench.original.embeddings.parameters()).device
+                return Block(student.to(device), proposal.span, proposal.layers).eval()
+    lightning.seed_everything(bench.settings.seed, verbose=False)
+    return bench.workshop.build(proposal)
