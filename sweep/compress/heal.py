@@ -16,7 +16,7 @@ from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.encoder.evaluation import cosine
 from slicewise.encoder.folder import save_model
 from slicewise.encoder.healing import Healer, OriginalSide, TextBatchDataModule
-from slicewise.encoder.refit import refit_encoder, targets_of
+from slicewise.encoder.refit import targets_of
 from slicewise.encoder.sliced import SlicedEncoder, assemble
 from slicewise.targets import TargetStore, fingerprint
 from slicewise.transfer import default_texts
@@ -67,8 +67,6 @@ def _heal(trial: Attempt) -> tuple[float, ...]:
     lightning.seed_everything(settings.seed, verbose=False)
     going_on = agreed(lambda: usable_checkpoint(directory) is not None)
     encoder = put_together(bench, trial.task.config.plan, _library(directory, settings))
-    if not (settings.library.steps or going_on):
-        refit_encoder(encoder, bench.workshop.observed)
     original, data = bench.original, TextBatchDataModule(bench.data, settings.heal.groups)
     del bench
     # A fit needs the memory more.

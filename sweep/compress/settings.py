@@ -38,7 +38,7 @@ class LibrarySettings:
     neurons: list[Any] = field(default_factory=list)
     heads: list[Any] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)
-    texts: int = 512
+    texts: int = 1024
     damage_texts: int = 128
     steps: int = 0
     keep: str = "front"
