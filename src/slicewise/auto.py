@@ -1,13 +1,14 @@
 """After `import slicewise`, transformers' AutoModel knows sliced encoders.
 
-Importing slicewise loads no transformers, so this waits until somebody else does: as soon as
-transformers' table of models has been imported, an entry is added for each family whose layers
+Importing slicewise loads no transformers, so this waits until somebody else does, and until
+AutoModel is asked for a model: then an entry is added to its table for each family whose layers
 can be students. Whoever uses `AutoModel` or sentence-transformers then gets a sliced encoder where
 a folder's `config.json` describes one, and the family's own model everywhere else.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -18,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 _TABLE = "transformers.models.auto.modeling_auto"
+# How AutoModel is asked for a model.
+_ENTRANCES = ("from_pretrained", "from_config")
 # Model types whose layers slicewise reads, and the module and class of their configuration.
 _FAMILIES = {
     "bert": "BertConfig",
@@ -30,9 +33,9 @@ _FAMILIES = {
 
 
 def register_with_transformers() -> None:
-    """Adds the entries now, where transformers' table is there already, or as soon as it is."""
+    """Has the entries added before AutoModel is asked for a model for the first time."""
     if _TABLE in sys.modules:
-        _register(sys.modules[_TABLE])
+        _register_at_first_use(sys.modules[_TABLE])
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -66,7 +69,7 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _register(module)
+        _register_at_first_use(module)
 
     def __getattr__(self, name: str) -> Any:
         # Whoever asks for a module's source or resources asks its loader.
@@ -95,6 +98,24 @@ class _FamilyOrSliced:
     @classmethod
     def _from_config(cls, config: Any, **options: Any) -> Any:
         return cls._model_class(config)._from_config(config, **options)
+
+
+def _register_at_first_use(table: ModuleType) -> None:
+    """Not as soon as the table is there: it may be imported by a family that is not there yet."""
+    auto = table.AutoModel
+    theirs = {name: vars(auto)[name] for name in _ENTRANCES if name in vars(auto)}
+
+    def entrance(name: str) -> Any:
+        def registered_first(cls: Any, *arguments: Any, **options: Any) -> Any:
+            for other, method in theirs.items():
+                setattr(auto, other, method)
+            _register(table)
+            return getattr(cls, name)(*arguments, **options)
+
+        return classmethod(functools.wraps(theirs[name].__func__)(registered_first))
+
+    for name in theirs:
+        setattr(auto, name, entrance(name))
 
 
 def _register(table: ModuleType) -> None:

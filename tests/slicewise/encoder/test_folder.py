@@ -324,3 +324,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "new").touch()
     assert [p.name for p in path.iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["BertConfig", "BertModel", "RobertaConfig", "XLMRobertaModel", "ElectraConfig", "AutoConfig"],
+)
+def test_whatever_is_imported_of_transformers_first_can_be(
+    run_python: Callable[..., str], first: str
+) -> None:
+    said = run_python(
+        f"import slicewise\nfrom transformers import {first}\nprint({first}.__name__)"
+    )
+    assert said.strip() == first
