@@ -19,9 +19,17 @@ from typing import Any
 
 from slicewise.errors import SlicewiseError
 from sweep import application
+from sweep.compress import application as compress
 from sweep.console import exit_code_of
 from sweep.overrides import override_text
+from sweep.resolvers import register_resolvers
 from sweep.trial.record import RECORD_NAME, TrialRecord, record_files
+
+# What runs a trial, by the name of its configuration.
+_PROGRAMS = {
+    application.CONFIG_NAME: application.run,
+    compress.CONFIG_NAME: compress.run,
+}
 
 IDENTICAL = 0
 DIFFERENT = 3
@@ -44,15 +52,24 @@ class Comparison:
     directory: Path
 
     @property
+    def metric(self) -> str:
+        """The name of the loss that is compared."""
+        return _loss_of(self.original)
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Of both."""
+        return getattr(self.original, self.metric), getattr(self.repeated, self.metric)
+
+    @property
     def identical(self) -> bool:
         """To the bit."""
-        return self.original.valid_l1 == self.repeated.valid_l1
+        before, after = self.losses
+        return before == after
 
     def within(self, tolerance: float) -> bool:
         """Whether the losses differ by no more than a share of the original's."""
-        before, after = self.original.valid_l1, self.repeated.valid_l1
-        assert before is not None
-        assert after is not None
+        before, after = self.losses
         return abs(after - before) <= tolerance * abs(before)
 
 
@@ -64,7 +81,7 @@ def rerun(directory: Path) -> Comparison:
     """
     trial = find_trial(directory)
     original = TrialRecord.read(trial)
-    if original.valid_l1 is None:
+    if getattr(original, _loss_of(original)) is None:
         raise SlicewiseError(f"{trial}: trial {original.number} has no valid_l1: {original.reason}")
     # Sums depend on how many threads make them, here or in ranks.
     os.environ["OMP_NUM_THREADS"] = str(original.threads)
@@ -133,9 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verdict(comparison: Comparison, tolerance: float) -> int:
-    before, after = comparison.original.valid_l1, comparison.repeated.valid_l1
-    print(f"\noriginal  valid_l1 {before!r}")
-    print(f"repeated  valid_l1 {after!r}   {comparison.directory}")
+    before, after = comparison.losses
+    print(f"\noriginal  {comparison.metric} {before!r}")
+    print(f"repeated  {comparison.metric} {after!r}   {comparison.directory}")
     if comparison.identical:
         print("Identical to the bit.")
         return IDENTICAL
@@ -156,10 +173,12 @@ def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
     from omegaconf import DictConfig, OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    register_resolvers()
     overrides, saved = _saved(trial)
+    name = _config_name(trial)
     with initialize_config_dir(str(application.config_directory()), job_name="sweep"):
         config = compose(
-            application.CONFIG_NAME,
+            name,
             [
                 *overrides,
                 *_searched(trial),
@@ -183,7 +202,7 @@ def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
         OmegaConf.save(merged, metadata / "config.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": hydra}), metadata / "hydra.yaml")
         OmegaConf.save(OmegaConf.create(overrides), metadata / "overrides.yaml")
-        application.run(merged)
+        _PROGRAMS[name](merged)
     return TrialRecord.read(target)
 
 
@@ -198,6 +217,22 @@ def _saved(trial: Path) -> tuple[list[str], Any]:
         return [str(item) for item in overrides], OmegaConf.load(metadata / "config.yaml")
     except (OSError, YAMLError) as error:
         raise SlicewiseError(f"{trial} cannot be repeated: {error}") from error
+
+
+def _config_name(trial: Path) -> str:
+    """Which program's trial it is, by the name of its configuration."""
+    from omegaconf import OmegaConf
+
+    saved = trial / ".hydra" / "hydra.yaml"
+    config = OmegaConf.load(saved) if saved.is_file() else OmegaConf.create()
+    name = str(OmegaConf.select(config, "hydra.job.config_name"))
+    # One of the user's own is a front door to the first program.
+    return name if name in _PROGRAMS else application.CONFIG_NAME
+
+
+def _loss_of(record: TrialRecord) -> str:
+    """What a trial is compared by."""
+    return "valid_l1" if record.damage is None else "damage"
 
 
 def _searched(trial: Path) -> list[str]:

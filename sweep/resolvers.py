@@ -19,11 +19,15 @@ def register_resolvers() -> None:
     OmegaConf.register_resolver("on_gpu", _on_gpu, replace=True)
     OmegaConf.register_resolver("native_precision", native_precision, replace=True)
     OmegaConf.register_resolver("trial_number", _trial_number, replace=True)
-    OmegaConf.register_resolver("at_least", max, replace=True)
+    OmegaConf.register_resolver("at_least", _at_least, replace=True)
 
 
 def _on_gpu(with_gpu: Any, without: Any) -> Any:
     return with_gpu if visible_gpus() else without
+
+
+def _at_least(one: int, other: int) -> int:
+    return max(one, other)
 
 
 def _trial_number() -> int:

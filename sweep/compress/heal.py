@@ -123,7 +123,11 @@ def put_together(bench: Workbench, plan: str, library: Path | None) -> SlicedEnc
 
 def _library(directory: Path, settings: CompressSettings) -> Path | None:
     """The folder of the library's trials, where they fitted students."""
-    return directory.absolute().parent.parent / LIBRARY if settings.library.steps else None
+    if not settings.library.steps:
+        return None
+    # A repetition lies in its trial's folder.
+    above = (parent / LIBRARY for parent in directory.absolute().parents)
+    return next((folder for folder in above if folder.is_dir()), None)
 
 
 def _healer(

@@ -12,10 +12,12 @@ from omegaconf import DictConfig
 
 from slicewise.cost import count_parameters
 from slicewise.encoder.evaluation import read_pairs
+from slicewise.encoder.healing import TextBatchDataModule
 from slicewise.errors import ArgumentError
-from sweep.compress.application import HEALING
+from sweep.compress.application import HEALING, LIBRARY
 from sweep.compress.choice import check_least, choose_plans
 from sweep.compress.deliver import deliver
+from sweep.compress.measure import keep_students
 from sweep.compress.plans import Plans
 from sweep.compress.settings import CompressSettings, check_budget
 from sweep.compress.texts import with_smaller_vocabulary
@@ -78,6 +80,8 @@ def prepare(config: DictConfig) -> First:
         )
     bench = open_workbench(settings)
     new_recipe(settings, bench.original.blocks)
+    with named_within("heal"):
+        TextBatchDataModule(bench.data, settings.heal.groups)
     check_least(settings, bench, _embeddings(settings, bench, _folder()))
     parameters = sum(map(count_parameters, bench.original.block_list))
     log.info(
@@ -100,6 +104,9 @@ def choose(config: DictConfig) -> Healing:
     embeddings = _embeddings(settings, open_workbench(settings), folder)
     plans = choose_plans(settings, folder, embeddings)
     close_workbench()
+    if settings.library.keep == "front":
+        wanted = {code for plan in (*plans.chosen, *plans.curve) for code in plan.candidates}
+        keep_students(folder / LIBRARY, wanted)
     _tell(plans)
     texts = [plan.text for plan in plans.chosen]
     return Healing(f"{settings.study}/{healing_folder(settings, plans)}", texts)
@@ -110,6 +117,8 @@ def export(config: DictConfig) -> None:
     settings, folder = CompressSettings.of(config), _folder()
     plans = Plans.read(folder)
     deliver(settings, plans, folder, folder / healing_folder(settings, plans))
+    if settings.library.keep == "none":
+        keep_students(folder / LIBRARY, ())
 
 
 def healing_folder(settings: CompressSettings, plans: Plans) -> str:

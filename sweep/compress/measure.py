@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from sweep.trial.callbacks import ObeyStudy
 from sweep.trial.hardware import hardware_of
 from sweep.trial.live import LiveProgress
 from sweep.trial.parts import load_teacher, new_data, new_recipe, new_trainer, quiet_lightning
-from sweep.trial.record import STUDENT_FOLDER, TrialRecord
+from sweep.trial.record import STUDENT_FOLDER, TrialRecord, record_files
 from sweep.trial.run import Share
 from sweep.trial.task import Task
 
@@ -143,11 +145,36 @@ def block_of(bench: Workbench, proposal: Proposal, library: Path | None) -> Bloc
         library: Folder of the trials that fitted students; None: there are first weights alone.
     """
     if library is not None:
-        for path in library.glob("*/trial.json"):
-            if TrialRecord.read(path.parent).params.get("candidate") == proposal.code:
-                folder = path.parent / STUDENT_FOLDER
-                student = load_student(folder)
+        for code, student in _students(library):
+            if code == proposal.code:
                 device = next(bench.original.embeddings.parameters()).device
-                return Block(student.to(device), proposal.span, proposal.layers).eval()
+                return Block(
+                    load_student(student).to(device), proposal.span, proposal.layers
+                ).eval()
+        if proposal.family is not Nothing:
+            log.warning(
+                "%s was not kept as it was fitted: its first weights alone (library.keep=all)",
+                proposal.name,
+            )
     lightning.seed_everything(bench.settings.seed, verbose=False)
     return bench.workshop.build(proposal)
+
+
+def keep_students(library: Path, codes: Collection[str]) -> None:
+    """Removes the students of all candidates but some: a library may be larger than the model.
+
+    Args:
+        library: Folder of the trials.
+        codes: Whose students stay.
+    """
+    for code, student in list(_students(library)):
+        if code not in codes:
+            shutil.rmtree(student)
+
+
+def _students(library: Path) -> Iterator[tuple[str, Path]]:
+    """The folders of students that are there, each with its candidate's code."""
+    for path in record_files(library):
+        student = path.parent / STUDENT_FOLDER
+        if student.is_dir():
+            yield str(TrialRecord.read(path.parent).params.get("candidate")), student

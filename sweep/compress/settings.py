@@ -19,6 +19,15 @@ from sweep.trial.settings import FitSettings, Node
 
 Section = TypeVar("Section")
 Keep = Literal["front", "all", "none"]
+# Types, for people.
+_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a word",
+    "str | None": "the path of a file, or null",
+    "list[Any]": "a list",
+}
 _BUDGETS = ("parameters", "flops", "latency_ms", "megabytes")
 
 
@@ -183,7 +192,8 @@ def _section(config: DictConfig, key: str, kind: type[Section]) -> Section:
             OmegaConf.merge(OmegaConf.structured(kind), {name: value})
         except OmegaConfBaseException as error:
             expected = next(e.type for e in fields(kind) if e.name == name)  # type: ignore[arg-type]
-            raise ArgumentError(f"{key}.{name}", value, str(expected)) from error
+            allowed = _WORDS.get(str(expected), str(expected))
+            raise ArgumentError(f"{key}.{name}", value, allowed) from error
     return kind(**_plain(node))
 
 

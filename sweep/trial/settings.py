@@ -190,6 +190,8 @@ class FitSettings:
             ArgumentError: A value is not allowed.
             SlicewiseError: A part is missing, or an interpolation leads nowhere.
         """
+        # First: parts of the configuration may be interpolated from these.
+        own = cls._of_its_own(config)
         return cls(
             seed=_seed(config.get("seed")),
             teacher=_node(config, "teacher"),
@@ -201,7 +203,7 @@ class FitSettings:
             logger={str(name): config.logger[name] for name in config.get("logger") or {}},
             objective=Objective.of(_node(config, "objective")),
             hyperparameters=_hyperparameters(config),
-            **cls._of_its_own(config),
+            **own,
         )
 
     @classmethod

@@ -1,0 +1,277 @@
+"""The program as its user sees it: what it leaves, how it goes on, and what it says is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, BertModel
+
+import slicewise
+from slicewise.encoder.sliced import original_encoder
+from slicewise.teacher import load_slice, random_bert
+from tests.sweep.compress.conftest import SMALL, TINY, Compress
+
+TEXTS = ["A short text.", "Another one, and it is longer than the first."]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_from_a_teacher_to_a_smaller_model(
+    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert compress("budget.parameters=0.5") == 0
+    home = folder / "multirun/c"
+    plans, result = _json(home / "plans.json"), _json(home / "result.json")
+    total = plans["original"]["parameters"]
+    assert plans["budget"]["parameters"] == 0.5 * total
+    (plan,) = plans["chosen"]
+    assert plan["costs"]["parameters"] <= 0.5 * total
+
+    # The library: each candidate of each slice, once.
+    places = sorted(home.glob("library/*/trial.json"), key=lambda path: int(path.parent.name))
+    library = [_json(path) for path in places]
+    codes = [record["params"]["candidate"] for record in library]
+    assert len(codes) == len(set(codes)) == 15
+    assert codes[:5] == ["L0/2h/48n", "L0/2h/16n", "L0/1h/48n", "L0/1h/16n", "drop0"]
+    damages = {record["params"]["candidate"]: record["damage"] for record in library}
+    assert damages["L1/2h/48n"] == pytest.approx(0, abs=1e-6)
+    assert plan["predicted"] == pytest.approx(sum(damages[code] for code in plan["candidates"]))
+
+    # What was healed is what is exported.
+    (healed,) = home.glob("heal-*/0")
+    record = _json(healed / "trial.json")
+    assert record["params"]["plan"] == " ".join(plan["candidates"])
+    assert (record["state"], record["steps"]) == ("COMPLETE", 6)
+    assert record["student_parameters"] == plan["costs"]["parameters"]
+    model = slicewise.load_model(home / "model")
+    again = slicewise.load_model(healed / "model")
+    assert torch.equal(model.encode(TEXTS), again.encode(TEXTS))
+
+    # What it is said to be, it is.
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48}
+    original = original_encoder(random_bert(num_hidden_layers=3, **sizes))
+    assert result["result"]["parameters"] == sum(p.numel() for p in model.blocks.parameters())
+    assert result["original"]["parameters"] == sum(p.numel() for p in original.blocks.parameters())
+    card = (home / "model/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: ")
+    assert f"{result['cosine']:.4f}" in card
+    assert "python -m sweep.compress" in card or "compress" in result["command"]
+    said = capfd.readouterr()
+    assert "Model:      multirun/c/model" in said.out
+    assert "[15/15" in said.out + said.err
+
+
+def test_the_same_command_does_nothing_twice(
+    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert compress("budget.parameters=0.5") == 0
+    home = folder / "multirun/c"
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*.safetensors")}
+    records = {path: path.read_bytes() for path in home.rglob("trial.json")}
+    capfd.readouterr()
+    assert compress("budget.parameters=0.5") == 0
+    said = "".join(capfd.readouterr())
+    for line in ("c/library is finished", "Chosen already", "Exported already"):
+        assert line in said
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*.safetensors")} == before
+    assert {path: path.read_bytes() for path in home.rglob("trial.json")} == records
+
+
+def test_another_budget_has_the_same_library(compress: Compress, folder: Path) -> None:
+    assert compress("budget.parameters=0.5", "heal.steps=2") == 0
+    home = folder / "multirun/c"
+    library = {path: path.stat().st_mtime_ns for path in home.glob("library/*/trial.json")}
+    first = _json(home / "result.json")
+    assert compress("budget.flops=0.3", "heal.steps=3", "optimizer.lr=1e-4") == 0
+    assert {p: p.stat().st_mtime_ns for p in home.glob("library/*/trial.json")} == library
+    second = _json(home / "result.json")
+    assert second["result"]["flops"] <= 0.3 * second["original"]["flops"]
+    assert second["result"]["parameters"] < first["result"]["parameters"]
+    assert len(list(home.glob("heal-*"))) == 2
+
+
+def test_keeping_everything_is_the_original(
+    compress: Compress, folder: Path, pretrained: Path
+) -> None:
+    teacher = ("teacher=bert_base", f"teacher.pretrained={pretrained}", *SMALL)
+    assert compress("budget.parameters=1e9", "heal.steps=0", small=teacher) == 0
+    path = folder / "multirun/c/model"
+    original = original_encoder(load_slice(str(pretrained), 0, 1))
+    expected = original.encode(TEXTS)
+    ours = slicewise.load_model(path).encode(TEXTS)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    # A plain model: everybody's.
+    assert type(AutoModel.from_pretrained(path)) is BertModel
+    theirs = torch.tensor(SentenceTransformer(str(path), device="cpu").encode(TEXTS))
+    torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
+
+
+def test_a_homogeneous_plan_is_everybodys_and_a_mixture_runs_as_onnx(
+    compress: Compress, folder: Path, pretrained: Path
+) -> None:
+    teacher = ("teacher=bert_base", f"teacher.pretrained={pretrained}", *SMALL)
+    home = folder / "multirun/c"
+    budget = "budget.parameters=0.6"
+    assert compress(budget, "choose.homogeneous=true", small=teacher) == 0
+    assert _json(home / "result.json")["is_plain"]
+    assert type(AutoModel.from_pretrained(home / "model")) is BertModel
+    library = "library.heads=[0.5]"
+    mixed = (*teacher[:2], *SMALL, library, "study=mixed")
+    assert compress(budget, "export.onnx=true", small=mixed) == 0
+    mixture = folder / "multirun/mixed"
+    assert not _json(mixture / "result.json")["is_plain"]
+    assert (mixture / "model/onnx/model.onnx").is_file()
+    ours = slicewise.load_model(mixture / "model").encode(TEXTS)
+    theirs = torch.tensor(SentenceTransformer(str(mixture / "model"), device="cpu").encode(TEXTS))
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+
+
+def test_layers_around_those_that_are_told_stay(compress: Compress, folder: Path) -> None:
+    told = ("teacher.first_layer=1", "teacher.num_layers=1", "budget.parameters=0.9")
+    assert compress(*told, "heal.steps=0") == 0
+    (plan,) = _json(folder / "multirun/c/plans.json")["chosen"]
+    assert [plan["candidates"][0], plan["candidates"][2]] == ["L0/2h/48n", "L2/2h/48n"]
+    assert plan["candidates"][1] != "L1/2h/48n"
+
+
+def test_slices_of_several_layers_with_local_fits(compress: Compress, folder: Path) -> None:
+    fits = ("partition=[1,2]", "library.steps=2", "library.keep=front", "budget.parameters=0.5")
+    assert compress(*fits) == 0
+    home = folder / "multirun/c"
+    plans = _json(home / "plans.json")
+    assert plans["spans"] == [[0, 0], [1, 2]]
+    # Of the plans and of the curve, and of no other.
+    wanted = {code for plan in (*plans["chosen"], *plans["curve"]) for code in plan["candidates"]}
+    kept = {
+        _json(path.parent.parent / "trial.json")["params"]["candidate"]
+        for path in home.glob("library/*/student/config.json")
+    }
+    assert kept == wanted
+    assert len(kept) < len(list(home.glob("library/*/trial.json")))
+    assert {_json(path)["steps"] for path in home.glob("library/*/trial.json")} == {0, 2}
+
+
+def test_a_vocabulary_of_the_texts(compress: Compress, folder: Path, pretrained: Path) -> None:
+    (folder / "texts.txt").write_text(
+        "\n".join(f"return the value {number}" for number in range(300))
+    )
+    teacher = ("teacher=bert_base", f"teacher.pretrained={pretrained}", *SMALL)
+    cut = ("data.files=[texts.txt]", "embeddings.vocabulary=auto", "heal.steps=1")
+    assert compress("budget.megabytes=0.8", *cut, small=teacher) == 0
+    result = _json(folder / "multirun/c/result.json")
+    assert result["result"]["megabytes"] <= 0.8 * result["original"]["megabytes"]
+    assert result["full_vocabulary_cosine"] == pytest.approx(result["cosine"], abs=1e-5)
+    model = AutoModel.from_pretrained(folder / "multirun/c/model")
+    assert model.config.vocab_size == result["pieces"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        ([], "Error: budget: missing: how small shall the result be? One of budget.parameters"),
+        (["budget.parameters=-1"], "Error: budget.parameters=-1: allowed: a positive number"),
+        (["budget.parameters=1e-9"], "Error: budget.parameters="),
+        (["budget.parameter=0.3"], "Error: budget.parameter=0.3: there is no such key"),
+        (["-m", "budget.parameters=0.3"], "Error: -m: python -m sweep.compress runs its own"),
+        (["budget.parameters=0.3", "partition=[1,1]"], "Error: partition=[1, 1]: allowed: "),
+        (["budget.parameters=0.3", "partition=0"], "Error: partition=0: allowed: layers a slice"),
+        (["budget.parameters=0.3", "library.neurons=[99]"], "Error: library.neurons=99: allowed"),
+        (["budget.parameters=0.3", "library.heads=[0]"], "Error: library.heads=0: allowed: 1 to"),
+        (["budget.parameters=0.3", "library.keep=some"], "Error: library.keep=some: allowed: fr"),
+        (["budget.parameters=0.3", "library.others=[a]"], "Error: library.others.0=a: allowed: "),
+        (
+            ["budget.parameters=0.3", "heal.steps=many"],
+            "Error: heal.steps=many: allowed: an in",
+        ),
+        (["budget.parameters=0.3", "heal.groups=99"], "Error: heal.groups=99: allowed: 1 to 8"),
+        (["budget.parameters=0.3", "data=noise"], "Error: data=NoiseDataModule: allowed: data=te"),
+        (["budget.parameters=0.3", "data.files=[no.txt]"], "Error: data.files=no.txt"),
+        (["budget.parameters=0.3", "evaluate.pairs=no.csv"], "Error: evaluate.pairs=no.csv: allo"),
+        (["budget.parameters=0.3", "evaluate.pairs=bad.csv"], "Error: bad.csv, line 2: two texts"),
+        (["budget.parameters=0.3", "teacher.num_layers=9"], "Error: teacher.num_layers=9: allowe"),
+        (["budget.parameters=0.3", "embeddings.vocabulary=auto"], "Error: embeddings.vocabulary="),
+        (["budget.parameters=0.3", "optimizer.lr=-1"], "Error: optimizer: "),
+    ],
+)
+def test_a_mistake_is_one_message_before_anything_is_measured(
+    compress: Compress,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    first: str,
+) -> None:
+    (folder / "bad.csv").write_text("one,two,3\none,two,three\n")
+    assert compress(*arguments) == 1
+    said = capfd.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(first)
+    assert "Traceback" not in said
+    assert not list(folder.glob("multirun/c/library/*/trial.json"))
+
+
+def test_the_least_that_is_possible_is_said(
+    compress: Compress, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert compress("budget.parameters=1000") == 1
+    said = capfd.readouterr().err
+    # One layer of one head and 16 neurons: nothing smaller computes anything.
+    least = 3 * 24 * 12 + 3 * 12 + 24 * 12 + 24 + 2 * 24 * 16 + 16 + 24 + 4 * 24
+    assert f"allowed: at least {least:,}, the least that any plan takes" in said
+
+
+def test_a_library_of_another_teacher_is_refused(
+    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert compress("budget.parameters=0.5", "heal.steps=0") == 0
+    capfd.readouterr()
+    assert compress("budget.parameters=0.5", "heal.steps=0", "teacher.seed=1") == 1
+    said = capfd.readouterr().err
+    assert "teacher.seed" in said
+    assert "Traceback" not in said
+
+
+def test_a_teacher_without_a_tokenizer_is_refused(
+    compress: Compress, folder: Path, pretrained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bare = folder / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((pretrained / name).read_bytes())
+    teacher = ("teacher=bert_base", f"teacher.pretrained={bare}", *SMALL)
+    assert compress("budget.parameters=0.5", small=teacher) == 1
+    said = capfd.readouterr().err
+    assert "a model with its tokenizer" in said
+    assert "Traceback" not in said
+
+
+def test_a_trial_is_repeated_to_the_bit(
+    compress: Compress, folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    assert compress("budget.parameters=0.5") == 0
+    (healed,) = (folder / "multirun/c").glob("heal-*/0")
+    for place in (healed, folder / "multirun/c/library/3"):
+        again = command("sweep.rerun", str(place))
+        assert again.returncode == 0, again.stderr
+        assert "Identical to the bit." in again.stdout
+
+
+def test_help_and_configuration_are_shown_and_nothing_runs(
+    folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    shown = command("sweep.compress", "--help")
+    assert shown.returncode == 0
+    assert "python -m sweep.compress budget.parameters=0.33" in shown.stdout
+    shown = command("sweep.compress", "--cfg", "job", *TINY, "budget.parameters=0.5")
+    assert shown.returncode == 0
+    assert "partition: 1" in shown.stdout
+    assert not (folder / "multirun").exists()
