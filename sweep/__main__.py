@@ -20,9 +20,9 @@ from sweep.trust import trusted_targets
 
 def main() -> int:
     register_resolvers()
-    sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
+        sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
         hydra_main = hydra.main(
             config_path=str(application.config_directory()),
             config_name=application.CONFIG_NAME,

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus
 
-_IN_AUTHORITY = re.compile(r"(?P<before>[a-z0-9+]+://[^:/@?\s]*):(?P<password>[^@/?\s]*)@")
-_IN_QUERY = re.compile(r"(?P<before>[?&])(?:password|passwd)=(?P<password>[^&\s\"']*)&?")
+from slicewise.errors import ArgumentError
+
+_STORAGE = "hydra.sweeper.storage"
+# A password ends at the last @ before the query, whatever else stands in it uncoded.
+_IN_AUTHORITY = re.compile(
+    r"(?P<before>[a-z][a-z0-9+.-]*://[^:/?\s]*):"
+    r"(?P<password>(?:(?!\?\w+=)\S)*|[^@\s]*)@",
+    re.I,
+)
+_IN_QUERY = re.compile(
+    r"(?P<before>[?&])(?P<name>password|passwd|sslpassword)=(?P<password>[^&\s\"']*)&?", re.I
+)
 
 
 def without_password(text: str) -> str:
@@ -25,27 +35,55 @@ def take_password(url: str) -> str:
     """The URL without its password, which the environment has from now on.
 
     Args:
-        url: Of any storage; only PostgreSQL's have a password.
+        url: Of any storage.
+
+    Raises:
+        ArgumentError: It has one that no environment hands on: PostgreSQL's clients alone look
+            there, for one.
     """
-    if not url.startswith("postgresql"):
+    # In a text a space ends a URL; in a URL that stands alone it is part of it.
+    url = re.sub(r"\s", lambda found: quote(found[0]), url)
+    clean = without_password(url)
+    if clean == url:
         return url
-    found = _IN_AUTHORITY.search(url)
-    if found is not None:
-        os.environ["PGPASSWORD"] = unquote(found["password"])
-    found = _IN_QUERY.search(url)
-    if found is not None:
+    in_query = list(_IN_QUERY.finditer(url))
+    if not url.startswith("postgresql") or any(f["name"] == "sslpassword" for f in in_query):
+        raise ArgumentError(
+            _STORAGE,
+            clean,
+            "a URL without a password, which would be saved with every trial",
+            "In a file that its client reads: ?service=NAME, of ~/.pg_service.conf, for "
+            "PostgreSQL; ?read_default_file=PATH for MySQL",
+        )
+    in_authority = _IN_AUTHORITY.search(url)
+    if in_authority is not None:
+        os.environ["PGPASSWORD"] = unquote(in_authority["password"])
+    for found in in_query:
         os.environ["PGPASSWORD"] = unquote_plus(found["password"])
-    return without_password(url)
+    return clean
 
 
 def take_passwords(arguments: list[str]) -> list[str]:
-    """Overrides of a command line, those with a storage's URL without its password."""
+    """Overrides of a command line, those with a storage's URL without its password.
+
+    Raises:
+        ArgumentError: Another key has a URL with a password in it, or the storage's has one that
+            cannot be handed on.
+    """
     return [_taken(argument) for argument in arguments]
 
 
 def _taken(argument: str) -> str:
     key, equals, value = argument.partition("=")
-    if key.lstrip("+") != "hydra.sweeper.storage":
+    if key.lstrip("+") != _STORAGE:
+        shown = _IN_AUTHORITY.sub(r"\g<before>@", value)
+        if shown != value:
+            raise ArgumentError(
+                key,
+                shown,
+                "a URL without a password, which would be saved with every trial",
+                f"From the environment: {key}='${{oc.env:NAME}}'",
+            )
         return argument
-    quote = value[:1] if value[:1] in ("'", '"') else ""
-    return f"{key}{equals}{quote}{take_password(value[1:] if quote else value)}"
+    mark = value[:1] if value[:1] in ("'", '"') else ""
+    return f"{key}{equals}{mark}{take_password(value[len(mark) :].removesuffix(mark))}{mark}"

@@ -269,12 +269,17 @@ def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
     """The URL without its password, here and in what every job saves of Hydra's configuration."""
     if storage is None:
         return None
+    if not isinstance(storage, str):
+        allowed = "sqlite:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT"
+        raise ArgumentError("hydra.sweeper.storage", storage, allowed)
     url = take_password(storage)
     if url != storage:
         given: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+        # Where the URL is from a file, or the environment, jobs would find it there again.
+        last = f"hydra.sweeper.storage={override_text(url)}"
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweeper.storage = url
-            config.hydra.overrides.hydra = take_passwords(given)
+            config.hydra.overrides.hydra = [*take_passwords(given), last]
     return url
 
 

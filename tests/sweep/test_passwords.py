@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from slicewise.errors import ArgumentError
 from sweep.passwords import take_password, take_passwords, without_password
 
 HOST = "postgresql+psycopg://u{}@h:5432/db"
@@ -32,6 +34,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "postgresql+psycopg://u@h/db?sslmode=require",
         ),
         ("postgresql://u:s3cret@h/db", "postgresql://u@h/db"),
+        ("postgresql://u@server:s3cret@h/db", "postgresql://u@server@h/db"),
+        ("postgresql://u:s3cret@h/db?user=x@y", "postgresql://u@h/db?user=x@y"),
     ],
 )
 def test_a_password_goes_from_the_url_into_the_environment(url: str, clean: str) -> None:
@@ -50,6 +54,51 @@ def test_any_password_is_taken_whole(password: str) -> None:
     ):
         assert take_password(url) == HOST.format("")
         assert os.environ["PGPASSWORD"] == password
+
+
+@given(st.text(min_size=1).filter(lambda text: text.isprintable() and "=" not in text))
+@example("@/")
+@example("/?@?")
+@example(" ")
+def test_nor_is_any_of_it_shown_where_it_was_not_encoded(password: str) -> None:
+    password = f"s3{password}cret"
+    clean = take_password(HOST.format(f":{password}"))
+    assert clean == HOST.format("")
+    if not re.search(r"\s", password):
+        shown = without_password(f"--storage '{HOST.format(':' + password)}' and more")
+        assert shown == f"--storage '{clean}' and more"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "POSTGRESQL://u:s3cret@h/db",
+        "mysql+pymysql://u:s3cret@h/db",
+        "mysql+pymysql://u@h/db?password=s3cret",
+        "grpc://u:s3cret@h:13000",
+        "postgresql://u@h/db?sslpassword=s3cret",
+        "postgresql://u:other@h/db?sslmode=require&sslpassword=s3cret",
+    ],
+)
+def test_a_password_that_could_not_be_handed_on_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        take_password(url)
+    assert "s3cret" not in str(refused.value)
+    assert os.environ["PGPASSWORD"] == "before"
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "logger.mlflow.tracking_uri=https://u:s3cret@h",
+        "hydra.sweeper={storage: 'postgresql://u:s3cret@h/db'}",
+        "+data.sources=[https://u:s3cret@h/a.txt]",
+    ],
+)
+def test_so_is_one_in_any_other_key(argument: str) -> None:
+    with pytest.raises(ArgumentError, match="oc.env") as refused:
+        take_passwords(["-m", argument])
+    assert "s3cret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -299,3 +299,38 @@ def test_no_file_can_be_named_in_a_folder_with_a_question_mark(
     memory = ("hydra.sweeper.storage=null", "student.qkv_layers=0,1")
     assert sweep("-m", "study='what?'", *memory) == 1
     assert "has a ? in its name" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["${oc.env:DATABASE}", "a file"])
+def test_a_password_from_elsewhere_is_no_change_of_the_sweep(
+    sweep: Sweep,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    given: str,
+) -> None:
+    """A storage's URL in a file, or in the environment, is one that jobs would find again."""
+    url = "postgresql://u:s3cret@127.0.0.1:1/db"
+    monkeypatch.setenv("PGPASSWORD", "before")
+    monkeypatch.setenv("DATABASE", url)
+    arguments = [f"hydra.sweeper.storage={given}"]
+    if given == "a file":
+        file = folder / "mine" / "experiment" / "mine.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"# @package _global_\nhydra:\n  sweeper:\n    storage: {url}\n")
+        arguments = ["--config-dir", str(folder / "mine"), "experiment=mine"]
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1", *arguments) == 1
+    said = capfd.readouterr().err
+    assert "hydra.sweeper.storage=postgresql://u@127.0.0.1:1/db: allowed: " in said
+    assert "s3cret" not in said
+
+
+def test_a_storage_that_is_no_url_is_refused(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file").touch()
+    for storage in ("7", "sqlite:///file/x.db"):
+        assert sweep("-m", "study=a", f"hydra.sweeper.storage={storage}") == 1
+        said = capfd.readouterr().err
+        assert f"hydra.sweeper.storage={storage}" in said.replace(f"{folder}/", "")
+        assert "Traceback" not in said
