@@ -5,6 +5,7 @@ Imports nothing heavy: `python -m sweep --help` passes through here.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ class StorageFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         url = str(OmegaConf.select(config, "hydra.sweeper.storage") or "")
         if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            # Where it cannot be made, opening the storage will say so.
+            with contextlib.suppress(OSError):
+                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
 def run(config: DictConfig) -> Any:

@@ -155,7 +155,7 @@ def open_storage(url: str, wait: bool = False) -> BaseStorage:
     except (
         sqlalchemy.exc.SQLAlchemyError,
         optuna.exceptions.StorageInternalError,
-        ConnectionError,
+        OSError,
         ValueError,
     ) as error:
         raise ArgumentError(

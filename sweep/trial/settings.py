@@ -9,6 +9,7 @@ Imports nothing heavy: a sweep reads the settings of its trials before it starts
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -51,7 +52,7 @@ class CacheSettings:
         if mode not in CACHE_MODES:
             raise ArgumentError("data.cache", mode, ", ".join(CACHE_MODES))
         gigabytes = data.get("cache_limit", 8)
-        if not isinstance(gigabytes, (int, float)) or not gigabytes >= 0:
+        if not isinstance(gigabytes, (int, float)) or not 0 <= gigabytes < math.inf:
             raise ArgumentError("data.cache_limit", gigabytes, "gigabytes, at least 0")
         return cls(mode, int(gigabytes * _GB))
 
