@@ -22,7 +22,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import Container
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from slicewise.errors import SlicewiseError
 
@@ -74,6 +74,8 @@ def message_of(error: BaseException) -> str | None:
         return _unknown_option(error)
     if isinstance(error, CompactHydraException):
         return _unknown_key(error) or _misused_group(str(error)) or _with_cause(error)
+    if isinstance(error, MissingMandatoryValue):
+        return _missing(error)
     if isinstance(error, ValueError):
         return _no_option(error)
     return None
@@ -166,8 +168,18 @@ def _no_option(error: ValueError) -> str | None:
         if frame.f_globals["__name__"] == _HYDRAS_GROUPS and isinstance(override, Override):
             key = override.key_or_group
             options = ", ".join(frame.f_locals["repo"].get_group_options(key, ObjectType.CONFIG))
-            return f"{override.input_line}: allowed: {options}; or [] for none of them: {key}=[]"
+            message = f"{override.input_line}: allowed: {options}"
+            # A sweeper without a sampler would not start.
+            none = "" if key.startswith("hydra/") else f"; or [] for none of them: {key}=[]"
+            return message + none
     return None
+
+
+def _missing(error: MissingMandatoryValue) -> str:
+    """Hydra does not say how what is missing is chosen: as a rule, as an option of a group."""
+    key = str(error.full_key)
+    group = key.replace(".", "/") if key.startswith("hydra.") else key
+    return f"{key}: missing; choose one of {group}=..., see python -m sweep --help"
 
 
 def _read(arguments: Sequence[str]) -> list[Override]:

@@ -244,6 +244,38 @@ class ManualDistiller(Distiller):
         return optimizer
 
 
+def settled_steps(
+    trainer: lightning.Trainer,
+    data: HiddenStatesDataModule,
+    at_once: int | str = "auto",
+    capture: bool = True,
+    compile: bool = False,
+) -> tuple[int, bool]:
+    """How `new_distiller` would take steps with these arguments; nothing is prepared for it.
+
+    Returns:
+        Steps in a batch of Lightning's, and whether they are captured.
+
+    Raises:
+        ArgumentError: `at_once` does not fit into what lies between two validations, steps
+            cannot be taken but one by one, or a CPU's code cannot be compiled here.
+    """
+    obstacle = _obstacle(trainer)
+    captured = capture and trainer.strategy.root_device.type == "cuda" and obstacle is None
+    fitting = [1] if obstacle else _divisors(_steps_between_events(trainer, data), _MOST_AT_ONCE)
+    if at_once == "auto":
+        at_once = fitting[-1] if captured else 1
+    elif at_once not in fitting:
+        allowed = ", ".join(map(str, fitting))
+        raise ArgumentError("at_once", at_once, f"auto, {allowed}" + (obstacle or ""))
+    assert isinstance(at_once, int)
+    if compile and trainer.strategy.root_device.type == "cpu":
+        obstacle = obstacle or _missing_compiler()
+    if compile and obstacle:
+        raise ArgumentError("compile", True, "false" + obstacle)
+    return at_once, captured
+
+
 def new_distiller(
     trainer: lightning.Trainer,
     data: HiddenStatesDataModule,
@@ -267,22 +299,9 @@ def new_distiller(
             shape of student, and is kept by torch on this machine.
 
     Raises:
-        ArgumentError: `at_once` does not fit into what lies between two validations, steps
-            cannot be taken but one by one, or a CPU's code cannot be compiled here.
+        ArgumentError: See `settled_steps`.
     """
-    obstacle = _obstacle(trainer)
-    captured = capture and trainer.strategy.root_device.type == "cuda" and obstacle is None
-    fitting = [1] if obstacle else _divisors(_steps_between_events(trainer, data), _MOST_AT_ONCE)
-    if at_once == "auto":
-        at_once = fitting[-1] if captured else 1
-    elif at_once not in fitting:
-        allowed = ", ".join(map(str, fitting))
-        raise ArgumentError("at_once", at_once, f"auto, {allowed}" + (obstacle or ""))
-    assert isinstance(at_once, int)
-    if compile and trainer.strategy.root_device.type == "cpu":
-        obstacle = obstacle or _missing_compiler()
-    if compile and obstacle:
-        raise ArgumentError("compile", True, "false" + obstacle)
+    at_once, captured = settled_steps(trainer, data, at_once, capture, compile)
     if at_once == 1 and not (captured or compile):
         return Distiller(*arguments, **named)
     distiller = ManualDistiller(

@@ -68,6 +68,8 @@ def check_samplers(
     name = str(sampler["_target_"]).rpartition(".")[2]
     with _mistakes_of(SAMPLER_KEY, name):
         sampler_of_trial(node, 0)
+    # As it is, too: what it waits for may be what is wrong.
+    new_pruner(pruner)
     dimensions = dict(space.dimensions)
     if space.custom is not None:
         dimensions["of custom_search_space"] = Dimension(FloatDistribution(0.0, 1.0), None, {})
@@ -132,6 +134,9 @@ def _mistakes_of(key: str, name: str) -> Iterator[None]:
         ) from error
     except (ValueError, TypeError, NotImplementedError) as error:
         raise SlicewiseError(f"{group}: {name}: {error}") from error
+    except (AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
+        # What was not asked whether it may be so: a division by a setting, an empty population.
+        raise SlicewiseError(f"{group}: {name}: {type(error).__name__}: {error}") from error
 
 
 def _at_once(node: Any) -> Any:

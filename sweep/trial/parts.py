@@ -232,6 +232,26 @@ def check_course(
         raise ArgumentError(
             "trainer.limit_val_batches", 0, "null, or more: a trial is judged by its validation"
         )
+    for key, limit, batches in (
+        ("limit_train_batches", trainer.limit_train_batches, data.train_batches),
+        ("limit_val_batches", trainer.limit_val_batches, data.valid_batches),
+    ):
+        left = limit if isinstance(limit, int) else int(batches * limit)
+        if left < 1:
+            key = "overfit_batches" if settings.trainer.get("overfit_batches") else key
+            allowed = f"null, or what leaves one of the {batches} batches: at least {1 / batches:g}"
+            raise ArgumentError(f"trainer.{key}", limit, allowed)
+    by_clock = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
+    for key, value, allowed in (
+        ("val_check_interval", None if by_clock else trainer.val_check_interval, "above 0"),
+        ("check_val_every_n_epoch", trainer.check_val_every_n_epoch, "at least 1, or null"),
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches, "at least 1"),
+    ):
+        if isinstance(value, (int, float)) and value <= 0:
+            raise ArgumentError(f"trainer.{key}", value, allowed)
+    clip = trainer.gradient_clip_val
+    if clip is not None and not clip >= 0:
+        raise ArgumentError("trainer.gradient_clip_val", clip, "at least 0, or null")
     epoch, interval = steps_of_epoch(trainer, data), steps_to_validation(trainer, data)
     if trainer.check_val_every_n_epoch is not None and interval is not None and interval > epoch:
         raise ArgumentError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -29,6 +30,7 @@ def rehearse(config: DictConfig) -> None:
     """
     settings = check_settings(config)
     with no_garbage_collection():
+        from slicewise.steps import settled_steps
         from sweep.trial import parts
         from sweep.trial.build import build
 
@@ -41,6 +43,8 @@ def rehearse(config: DictConfig) -> None:
         trainer = parts.new_trainer(settings, callbacks, [], Path(folder))
     parts.check_course(settings, trainer, data)
     parts.best_weights(trainer)
+    with parts.named_within("steps"):
+        settled_steps(trainer, data, **asdict(settings.steps))
 
 
 def check_settings(config: DictConfig) -> TrialSettings:

@@ -137,11 +137,22 @@ class Objective:
 
     @classmethod
     def of(cls, objective: Mapping[str, Any]) -> Objective:
-        metrics, known = tuple(objective.get("metrics") or ()), objectives()
+        metrics, known = objective.get("metrics"), objectives()
+        allowed = ", ".join(known)
+        once = isinstance(metrics, list) and len(set(map(str, metrics))) == len(metrics) > 0
+        if not once:
+            given = f"[{','.join(map(str, metrics))}]" if isinstance(metrics, list) else metrics
+            raise ArgumentError("objective.metrics", given, f"a list, each once, of {allowed}")
         for name in metrics:
             if name not in known:
-                raise ArgumentError("objective.metrics", f"[{name}]", ", ".join(known))
-        return cls(metrics, objective.get("max_parameters"), objective.get("max_latency_ms"))
+                raise ArgumentError("objective.metrics", f"[{name}]", allowed)
+        for key in ("max_parameters", "max_latency_ms"):
+            most = objective.get(key)
+            number = isinstance(most, (int, float)) and not isinstance(most, bool)
+            if most is not None and not (number and most > 0):
+                raise ArgumentError(f"objective.{key}", most, "a number above 0, or null")
+        most_parameters, slowest = objective.get("max_parameters"), objective.get("max_latency_ms")
+        return cls(tuple(metrics), most_parameters, slowest)
 
     @property
     def is_pruned_by_loss(self) -> bool:

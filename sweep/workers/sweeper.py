@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import secrets
 import threading
@@ -23,7 +24,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
@@ -129,6 +130,11 @@ def sweep(
     )
     if "study" in space.dimensions:
         raise ArgumentError("study", described(space.dimensions["study"].distribution), "one name")
+    for key in ("objective", "objective.metrics", "objective.direction"):
+        if key in space.dimensions:
+            swept = described(space.dimensions[key].distribution)
+            allowed = "one: it is what the trials of a study are compared by"
+            raise ArgumentError(key, swept, allowed, "Another objective is another study")
     if study_name is not None and "study" in config:
         # By default a timestamp: resolved once more, it could be that of the next second.
         config.study = study_name
@@ -143,10 +149,12 @@ def sweep(
         _at_least("n_trials", n_trials, 1),
         _rate(max_failure_rate),
         _at_least("max_retries", max_retries, 0),
-        None if timeout is None else time.time() + timeout,
+        None if timeout is None else time.time() + _seconds("timeout", timeout),
     )
+    heartbeat = _seconds("heartbeat", heartbeat)
     sampler_node, pruner_node = seeded(_plain(sampler)), _plain(pruner)
-    directions = _directions(direction)
+    metrics = _metrics(config)
+    directions = _directions(direction, metrics)
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
     workers = _number_of_workers(config, n_jobs, workers_per_gpu)
 
@@ -157,8 +165,7 @@ def sweep(
     _check_folder(study, directory)
     space = space.as_stored(stored_distributions(study), name, config)
     check_identity(study, identity_of(config, space), force)
-    metrics = OmegaConf.select(config, "objective.metrics")
-    if metrics is not None and len(metrics) == len(study.directions):
+    if metrics is not None:
         _name_values(study, metrics)
     plan = Plan(
         n_trials=int(min(n_trials, space.size())),
@@ -347,6 +354,12 @@ def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
+def _metrics(config: DictConfig) -> list[str] | None:
+    """What the study's values are, where the application says so by a list of names."""
+    metrics = OmegaConf.select(config, "objective.metrics")
+    return [str(name) for name in metrics] if isinstance(metrics, ListConfig) and metrics else None
+
+
 def _name_values(study: optuna.Study, metrics: Sequence[str]) -> None:
     """Calls the study's values by their metrics; says so where it looks for the worst of one."""
     for name, direction in zip(metrics, study.directions, strict=True):
@@ -356,7 +369,8 @@ def _name_values(study: optuna.Study, metrics: Sequence[str]) -> None:
     study.set_metric_names(list(metrics))
 
 
-def _directions(direction: Any) -> list[str]:
+def _directions(direction: Any, metrics: Sequence[str] | None) -> list[str]:
+    """As Optuna takes them; one for each metric, where the application names those."""
     several = isinstance(direction, Sequence) and not isinstance(direction, str)
     names = [str(getattr(item, "name", item)) for item in (direction if several else [direction])]
     for name in names:
@@ -364,6 +378,9 @@ def _directions(direction: Any) -> list[str]:
             raise ArgumentError(
                 "hydra.sweeper.direction", name, "minimize, maximize, or a list of them"
             )
+    if not names or (metrics is not None and len(names) != len(metrics)):
+        number = "at least one" if metrics is None else f"one for each of {', '.join(metrics)}"
+        raise ArgumentError("hydra.sweeper.direction", f"[{','.join(names)}]", number)
     return names
 
 
@@ -379,7 +396,7 @@ def _number_of_workers(config: DictConfig, n_jobs: int | str, workers_per_gpu: i
     per_gpu = _at_least("workers_per_gpu", workers_per_gpu, 1)
     if n_jobs == "auto":
         return max(1, len(visible_gpus()) * per_gpu // Placement.of(config).devices)
-    return _at_least("n_jobs", n_jobs, 1)
+    return _at_least("n_jobs", n_jobs, 1, "auto, or ")
 
 
 def _threads(config: DictConfig, workers: int) -> int | None:
@@ -390,9 +407,16 @@ def _threads(config: DictConfig, workers: int) -> int | None:
     return max(1, cpu_count() // (workers * Placement.of(config).devices))
 
 
-def _at_least(key: str, value: Any, least: int) -> int:
+def _at_least(key: str, value: Any, least: int, other: str = "") -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ArgumentError(f"hydra.sweeper.{key}", value, f"an integer of at least {least}")
+        allowed = f"{other}an integer of at least {least}"
+        raise ArgumentError(f"hydra.sweeper.{key}", value, allowed)
+    return value
+
+
+def _seconds(key: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ArgumentError(f"hydra.sweeper.{key}", value, "a number of seconds above 0")
     return value
 
 

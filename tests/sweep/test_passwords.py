@@ -96,7 +96,7 @@ def test_a_password_that_could_not_be_handed_on_is_refused_and_not_shown(url: st
     ],
 )
 def test_so_is_one_in_any_other_key(argument: str) -> None:
-    with pytest.raises(ArgumentError, match="oc.env") as refused:
+    with pytest.raises(ArgumentError, match=r"oc\.env") as refused:
         take_passwords(["-m", argument])
     assert "s3cret" not in str(refused.value)
 

@@ -34,6 +34,25 @@ SHARED = [
         ["scheduler=cosine", "trainer.max_epochs=-1", "trainer.max_time=00:00:00:05"],
         "scheduler=cosine: allowed: null, where only trainer.max_time ends a fit",
     ),
+    (["trainer.limit_val_batches=0.01"], "trainer.limit_val_batches=0.01: allowed: null, or what"),
+    (["trainer.limit_train_batches=0"], "trainer.limit_train_batches=0: allowed: null, or what"),
+    (["+trainer.overfit_batches=0.01"], "trainer.overfit_batches=0.01: allowed: null, or what"),
+    (["trainer.val_check_interval=0"], "trainer.val_check_interval=0: allowed: above 0"),
+    (["trainer.val_check_interval=0.0"], "trainer.val_check_interval=0.0: allowed: above 0"),
+    (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch=0: allowed: at least"),
+    (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0: allowed: at least"),
+    (["trainer.accumulate_grad_batches=-3"], "trainer.accumulate_grad_batches=-3: allowed: at le"),
+    (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val=-1: allowed: at least 0, or"),
+    (["steps.at_once=100"], "steps.at_once=100: allowed: auto, 1, 2"),
+    (["data.cache_limit=inf"], "data.cache_limit=inf: allowed: gigabytes"),
+    (["objective.metrics=[]"], "objective.metrics=[]: allowed: a list, each once, of valid_l1"),
+    (["objective.metrics=valid_l1"], "objective.metrics=valid_l1: allowed: a list"),
+    (
+        ["objective.metrics=[valid_l1,valid_l1]", "hydra.sweeper.direction=[minimize,minimize]"],
+        "objective.metrics=[valid_l1,valid_l1]: allowed: a list, each once",
+    ),
+    (["objective.max_parameters=abc"], "objective.max_parameters=abc: allowed: a number above 0"),
+    (["objective.max_latency_ms=0"], "objective.max_latency_ms=0: allowed: a number above 0"),
     (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     (["teacher.first_layer=9"], "teacher.first_layer=9: allowed: 0 to 2"),
     (["student.dropout=2"], "student.dropout=2.0: allowed: a probability"),
@@ -59,6 +78,40 @@ def test_a_mistake_of_all_is_said_before_any_trial(
     assert printed.err.count("Error:") == 1
     assert not _trials()
     assert not (folder / "multirun/s/0").exists()
+
+
+# What needs no trial's configuration: nothing has been opened.
+SWEEPS = [
+    (["hydra.sweeper.direction=[]"], "hydra.sweeper.direction=[]: allowed: one for each of valid_"),
+    (
+        ["hydra.sweeper.direction=[minimize,minimize]"],
+        "hydra.sweeper.direction=[minimize,minimize]: allowed: one for each of valid_l1",
+    ),
+    (["objective=l1,l1_parameters"], "objective=l1,l1_parameters: allowed: one"),
+    (["hydra.sweeper.n_jobs=many"], "hydra.sweeper.n_jobs=many: allowed: auto, or an integer"),
+    (["hydra.sweeper.heartbeat=0"], "hydra.sweeper.heartbeat=0.0: allowed: a number of seconds"),
+    (["hydra.sweeper.timeout=-1"], "hydra.sweeper.timeout=-1.0: allowed: a number of seconds"),
+    (
+        ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=-1"],
+        "hydra.sweeper.pruner: Number of startup trials cannot be negative",
+    ),
+    (
+        ["hydra/sweeper/pruner=hyperband", "hydra.sweeper.pruner.reduction_factor=1"],
+        "hydra/sweeper/pruner: HyperbandPruner: ZeroDivisionError: ",
+    ),
+    (["hydra/sweeper/sampler=[]"], "hydra.sweeper.sampler: missing; choose one of hydra/sweeper/s"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), SWEEPS, ids=lambda value: str(value[0]))
+def test_a_mistake_of_the_sweeps_own_is_said_before_there_is_a_study(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], overrides: list[str], said: str
+) -> None:
+    assert sweep("-m", "study=s", "student.qkv_layers=0,1", *overrides) == 1
+    printed = capfd.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err + printed.out
+    assert not (folder / "multirun/studies.db").exists()
 
 
 def test_a_mistake_in_the_first_command_can_be_mended(sweep: Sweep) -> None:
