@@ -137,7 +137,8 @@ class Objective:
 
     @classmethod
     def of(cls, objective: Mapping[str, Any]) -> Objective:
-        metrics, known = objective.get("metrics"), objectives()
+        metrics: Any = objective.get("metrics")
+        known = objectives()
         allowed = ", ".join(known)
         once = isinstance(metrics, list) and len(set(map(str, metrics))) == len(metrics) > 0
         if not once:
