@@ -31,7 +31,9 @@ INTERRUPTED = 130
 _SEE_ALL = "See all of them: python -m sweep --cfg job"
 _GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 _LEXER = "LexerNoViableAltException: "
-# Hydra's module that chooses options of groups.
+# Hydra's modules that read flags, make folders, and choose options of groups.
+_HYDRAS_FLAGS = "hydra._internal.utils"
+_HYDRAS_FOLDERS = "hydra.core.utils"
 _HYDRAS_GROUPS = "hydra._internal.defaults_list"
 # Options that plugins bring, and the extras that install them.
 _EXTRAS = {
@@ -78,6 +80,8 @@ def message_of(error: BaseException) -> str | None:
         return _missing(error)
     if isinstance(error, ValueError):
         return _no_option(error)
+    if isinstance(error, OSError):
+        return _no_folder(error)
     return None
 
 
@@ -163,6 +167,9 @@ def _misused_group(text: str) -> str | None:
 
 def _no_option(error: ValueError) -> str | None:
     """Hydra has a plain ValueError for what cannot be a group's option, and names no group."""
+    last = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    if last and last[0].f_globals["__name__"] == _HYDRAS_FLAGS:
+        return str(error)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         override = frame.f_locals.get("override")
         if frame.f_globals["__name__"] == _HYDRAS_GROUPS and isinstance(override, Override):
@@ -173,6 +180,15 @@ def _no_option(error: ValueError) -> str | None:
             none = "" if key.startswith("hydra/") else f"; or [] for none of them: {key}=[]"
             return message + none
     return None
+
+
+def _no_folder(error: OSError) -> str | None:
+    """Hydra makes the folder of a single job, and does not say whose name it had."""
+    places = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [place for place in places if place != "pathlib"]
+    if own[-1:] != [_HYDRAS_FOLDERS]:
+        return None
+    return f"hydra.run.dir={error.filename}: allowed: a folder that can be made: {error.strerror}"
 
 
 def _missing(error: MissingMandatoryValue) -> str:

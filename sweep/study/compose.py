@@ -7,6 +7,7 @@ composed once for each choice of config groups, and a copy gets the values by Hy
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
-from slicewise.errors import SlicewiseError
+from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import message_of
 from sweep.study.dimension import Dimension
 from sweep.study.space import SearchSpace
@@ -31,6 +32,7 @@ from sweep.study.space import SearchSpace
 _KEPT = 64
 # Values of a choice that are tried before a sweep begins.
 _TRIED = 1000
+_SUBDIR = "hydra.sweep.subdir"
 
 
 class TrialComposer:
@@ -175,6 +177,51 @@ def _is_hydras(text: str) -> bool:
 
 def _mistake(error: Exception) -> SlicewiseError:
     return SlicewiseError(message_of(error) or str(error))
+
+
+def check_folders(composer: TrialComposer, space: SearchSpace) -> None:
+    """Refuses a `hydra.sweep.subdir` that is the same for several trials.
+
+    Raises:
+        ArgumentError: It is, or it cannot be resolved.
+    """
+    several = [key for key, d in space.dimensions.items() if d.size() > 1]
+    endless = [key for key, d in space.dimensions.items() if math.isinf(d.size())]
+
+    def directory(number: int, changed: Sequence[str]) -> Path:
+        config = composer.compose(
+            {key: d.sample(int(key in changed)) for key, d in space.dimensions.items()}
+        )
+        with open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+        try:
+            return output_directory(config)
+        except OmegaConfBaseException as error:
+            raise ArgumentError(
+                _SUBDIR, _subdir(config), f"what can be resolved: {error}"
+            ) from error
+
+    try:
+        first = directory(0, [])
+        # By chance alone, two of an endless key's values are never the same.
+        if directory(1, endless) != first:
+            return
+        shared = [key for key in several if directory(1, [key]) == first]
+        config = composer.compose({key: d.sample(0) for key, d in space.dimensions.items()})
+    except SlicewiseError as error:
+        if isinstance(error, ArgumentError) and error.name == _SUBDIR:
+            raise
+        # A point that cannot be composed; its trial will say so.
+        return
+    if shared or space.custom is not None:
+        allowed = "a folder of its own for each trial, such as ${hydra.job.num}"
+        raise ArgumentError(_SUBDIR, _subdir(config), allowed)
+
+
+def _subdir(config: DictConfig) -> Any:
+    sweep = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(sweep, dict)
+    return sweep["subdir"]
 
 
 def output_directory(config: DictConfig) -> Path:

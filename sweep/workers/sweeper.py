@@ -36,7 +36,7 @@ from sweep.passwords import take_password, take_passwords
 from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
 from sweep.study.attributes import REASON
-from sweep.study.compose import TrialComposer
+from sweep.study.compose import TrialComposer, check_folders
 from sweep.study.dimension import described
 from sweep.study.identity import check_identity, identity_of, stored_distributions
 from sweep.study.places import beside_storage
@@ -135,6 +135,12 @@ def sweep(
             swept = described(space.dimensions[key].distribution)
             allowed = "one: it is what the trials of a study are compared by"
             raise ArgumentError(key, swept, allowed, "Another objective is another study")
+    if "study" in config and not {"", ".", ".."}.isdisjoint(str(config.study).split("/")):
+        raise ArgumentError(
+            "study",
+            override_text(str(config.study)),
+            "a name that a folder can have, below multirun/",
+        )
     if study_name is not None and "study" in config:
         # By default a timestamp: resolved once more, it could be that of the next second.
         config.study = study_name
@@ -158,7 +164,10 @@ def sweep(
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
     workers = _number_of_workers(config, n_jobs, workers_per_gpu)
 
-    TrialComposer(config, hydra_context, _pinned(space, name, directory, config)).check()
+    composer = TrialComposer(config, hydra_context, _pinned(space, name, directory, config))
+    composer.check()
+    check_folders(composer, space)
+    _make_folder(directory)
     opened = open_storage(url)
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, directions)
@@ -424,6 +433,14 @@ def _rate(value: float) -> float:
     if not 0 <= value <= 1:
         raise ArgumentError("hydra.sweeper.max_failure_rate", value, "a share from 0 to 1")
     return value
+
+
+def _make_folder(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a folder that can be made: {error.strerror}"
+        raise ArgumentError("hydra.sweep.dir", str(directory), allowed) from error
 
 
 def _check_folder(study: optuna.Study, directory: Path) -> None:

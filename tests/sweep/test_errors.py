@@ -40,6 +40,8 @@ MISTAKES = [
     ("student._target_=slicewise.students.folder.json.loads", "Hydra execution whitelist"),
     ("scheduler=cosine scheduler.final=2", "scheduler.final=2.0: allowed: a share from 0 to 1"),
     ("study=[", "study=["),
+    ("hydra.run.dir=/proc/none/0", "hydra.run.dir=/proc/none: allowed: a folder that can be made"),
+    ("--multirun --info=all", "Only one of --run, --multirun, --cfg, --info"),
 ]
 
 

@@ -99,6 +99,15 @@ SWEEPS = [
         ["hydra/sweeper/pruner=hyperband", "hydra.sweeper.pruner.reduction_factor=1"],
         "hydra/sweeper/pruner: HyperbandPruner: ZeroDivisionError: ",
     ),
+    (["hydra.sweep.subdir=same"], "hydra.sweep.subdir=same: allowed: a folder of its own for each"),
+    (
+        ["hydra.sweep.subdir=q${student.qkv_layers}", "optimizer.lr=interval(1e-4,1e-3)"],
+        "hydra.sweep.subdir=q${student.qkv_layers}: allowed: a folder of its own for each",
+    ),
+    (["hydra.sweep.subdir=${nothing}"], "hydra.sweep.subdir=${nothing}: allowed: what can be res"),
+    (["hydra.sweep.dir=file/s"], "file/s: allowed: a folder that can be made"),
+    (["study=.."], 'study="..": allowed: a name that a folder can have'),
+    (["study="], 'study="": allowed: a name that a folder can have'),
     (["hydra/sweeper/sampler=[]"], "hydra.sweeper.sampler: missing; choose one of hydra/sweeper/s"),
 ]
 
@@ -107,6 +116,7 @@ SWEEPS = [
 def test_a_mistake_of_the_sweeps_own_is_said_before_there_is_a_study(
     sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], overrides: list[str], said: str
 ) -> None:
+    (folder / "file").touch()
     assert sweep("-m", "study=s", "student.qkv_layers=0,1", *overrides) == 1
     printed = capfd.readouterr()
     assert said in printed.err
