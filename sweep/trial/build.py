@@ -54,6 +54,13 @@ def build(
     """
     try:
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        if not (isinstance(plain, Mapping) and "_target_" in plain):
+            raise ArgumentError(
+                group,
+                plain,
+                "a map that says by _target_ what it is",
+                f"For example: {group}={{_target_: my_package.mine.MyClass}}",
+            )
         given = dict(cast(Mapping[str, Any], plain))
         given["_target_"] = current_name(given["_target_"])
         target = _target(group, given["_target_"])
@@ -63,7 +70,8 @@ def build(
         checked = _checked(own, target)
         return instantiate(checked, **arguments, _execution_whitelist_=trusted_targets())
     except ArgumentError as error:
-        raise error if error.name.startswith(f"{group}.") else error.within(group) from error
+        known = error.name == group or error.name.startswith(f"{group}.")
+        raise error if known else error.within(group) from error
     except InstantiationException as error:
         raise _as_mistake(group, error.__cause__ or error) from error
     except _MISTAKES as error:

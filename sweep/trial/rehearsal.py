@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from slicewise.errors import ArgumentError
 from sweep.loading import no_garbage_collection
 from sweep.trial.settings import TrialSettings
+from sweep.trust import check_trusted, trusted_targets
 
 # What loggers need besides Lightning, which finds out when they are made: with a first run, a file.
 _PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
@@ -55,6 +56,9 @@ def check_settings(config: DictConfig) -> TrialSettings:
     """
     settings = TrialSettings.of(config)
     for name, node in settings.logger.items():
+        if not (isinstance(node, DictConfig) and "_target_" in node):
+            raise ArgumentError(f"logger.{name}", node, "a map that says by _target_ what it is")
+        check_trusted(f"logger.{name}", str(node["_target_"]), trusted_targets())
         package = _PACKAGES.get(str(node.get("_target_")).rpartition(".")[2])
         if package is not None and importlib.util.find_spec(package) is None:
             raise ArgumentError(

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from slicewise.errors import SlicewiseError
+from slicewise.errors import MissingResource, SlicewiseError
 from sweep.console import message_of
 from sweep.devices import started_by_torchrun
 from sweep.signals import stop_on_signals
@@ -177,14 +177,19 @@ class Worker:
         trial = active.trial
         try:
             config = composer.compose(trial.params)
+            with open_dict(config):
+                config.hydra.job.id = str(trial.number)
+                config.hydra.job.num = trial.number
+            directory = output_directory(config)
         except (HydraException, OmegaConfBaseException, SlicewiseError) as error:
             return Outcome(End.IMPOSSIBLE, reason_of(error))
-        with open_dict(config):
-            config.hydra.job.id = str(trial.number)
-            config.hydra.job.num = trial.number
-        directory = output_directory(config)
         if str(directory) != trial.user_attrs.get(DIRECTORY):
             trial.set_user_attr(DIRECTORY, str(directory))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            allowed = f"a folder that can be made: {error.strerror}"
+            return Outcome.of(MissingResource("hydra.sweep.subdir", str(directory), allowed))
         with activated(active), _own_logging_after(self.hydra_context):
             try:
                 job: JobReturn = run_job(

@@ -334,3 +334,24 @@ def test_a_storage_that_is_no_url_is_refused(
         said = capfd.readouterr().err
         assert f"hydra.sweeper.storage={storage}" in said.replace(f"{folder}/", "")
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("subdir", "reason"),
+    [
+        ("file/${hydra.job.num}", "hydra.sweep.subdir="),
+        ("${student.rank}/${hydra.job.num}", "Interpolation key 'student.rank' not found"),
+    ],
+)
+def test_a_trial_without_a_folder_of_its_own_has_failed_and_runs_no_more(
+    sweep: Sweep, folder: Path, subdir: str, reason: str
+) -> None:
+    (folder / "multirun/a").mkdir(parents=True)
+    (folder / "multirun/a/file").touch()
+    swept = ("student=low_rank,tiny", "++student.qkv_layers=1")
+    assert sweep("-m", "study=a", *swept, f"hydra.sweep.subdir={subdir}") == 1
+    trials = load("a").trials
+    assert trials
+    for trial in trials:
+        assert trial.state is TrialState.FAIL
+    assert reason in trials[-1].user_attrs["reason"]
