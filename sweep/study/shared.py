@@ -173,6 +173,20 @@ class SharedStudy:
         """Puts back the running trials of dead workers, as far as they may be tried again."""
         self._decided(lambda: self._put_back_trials_of(dead, self._trials()))
 
+    def release_trials_of(self, sweep: str) -> None:
+        """Lets the running trials of a sweep wait again that the user has stopped, workers and all.
+
+        It was no fault of theirs: it does not count among `max_retries`.
+        """
+
+        def decide() -> None:
+            for trial in self._trials():
+                worker = str(trial.user_attrs.get(WORKER))
+                if trial.state is TrialState.RUNNING and worker.startswith(f"{sweep}/"):
+                    self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+        self._decided(decide)
+
     def put_back(self, trial: Trial, worker: str, death: str | None = None) -> None:
         """Puts back a trial that stopped before its end; someone goes on with it later.
 

@@ -216,7 +216,13 @@ def sweep(
             "" if workers == 1 else "s",
             directory,
         )
-        _launch(worker, workers, study, config, hydra_context, arguments)
+        try:
+            _launch(worker, workers, study, config, hydra_context, arguments)
+        except Interrupted:
+            # Those that were killed could not put back what they ran.
+            if config.hydra.runtime.choices.get("hydra/launcher") in _ON_TERMINAL:
+                shared.release_trials_of(sweep_name)
+            raise
     save_results(study, directory)
     _write_report(study, directory, short_url(url))
     if summary:

@@ -19,6 +19,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState
 
 from slicewise.errors import SlicewiseError
+from sweep.study.attributes import ATTEMPTS
 from sweep.study.identity import check_identity
 from sweep.study.samplers import LearningStudy, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
@@ -139,6 +140,21 @@ def test_a_stopped_trial_goes_on_elsewhere(tmp_path: Path) -> None:
     again = claim(study, "2")
     assert (again.number, again.params) == (stopped.number, params)
     assert "attempts" not in again.user_attrs
+
+
+def test_trials_of_a_sweep_that_the_user_killed_wait_without_a_mark(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2,4"], n_trials=3)
+    first, other = claim(study, "abc/0-1"), claim(study, "abcd/0-1")
+    done = claim(study, "abc/1-1")
+    study.tell(done, "abc/1-1", Outcome(End.COMPLETE, values=(0.0,)))
+    for _ in range(5):
+        study.release_trials_of("abc")
+        assert claim(study, "abc/0-1").number == first.number
+    study.release_trials_of("abc")
+    states = [trial.state for trial in study.study.trials]
+    assert states == [TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE]
+    assert ATTEMPTS not in study.study.trials[0].user_attrs
+    assert other.number == 1
 
 
 def test_failures_stop_the_study_past_their_rate(tmp_path: Path) -> None:

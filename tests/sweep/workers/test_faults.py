@@ -123,6 +123,19 @@ def test_an_interrupted_sweep_says_how_to_go_on(program: Program, number: signal
         assert program.resumed_from(trial) > [0]
 
 
+def test_a_second_interrupt_leaves_no_trial_that_seems_to_run(program: Program) -> None:
+    """Nor one that was tried once: it is the user who stopped it."""
+    sweep = program.start(TWO_WORKERS, *LONG_TRIALS, "student.qkv_layers=0,1,2")
+    eventually(lambda: len(program.trials(TrialState.RUNNING)) == 2, "two trials")
+    sweep.send(signal.SIGINT)
+    eventually(lambda: "Ctrl-C kills at once" in sweep.said(), "the answer to the first")
+    sweep.send(signal.SIGINT)
+    assert sweep.wait() == INTERRUPTED
+    trials = program.trials()
+    assert {trial.state for trial in trials} == {TrialState.WAITING}
+    assert not any(ATTEMPTS in trial.user_attrs for trial in trials)
+
+
 def test_a_trial_that_kills_its_workers_fails_and_the_others_finish(program: Program) -> None:
     sweep = program.start(
         TWO_WORKERS,
