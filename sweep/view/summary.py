@@ -23,6 +23,7 @@ from sweep.study.attributes import FINISHED, REASON
 from sweep.study.places import rerun_command, trial_folder
 from sweep.study.plan import DEFAULT_STORAGE, command_of
 from sweep.trial.metrics import METRICS, Metrics, heading_of, seen_in
+from sweep.trial.record import RECORD_NAME
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
 RESULTS_NAME = "optimization_results.yaml"
@@ -86,12 +87,18 @@ def show_study(
         best = ranked(study)[0]
         place = trial_folder(study, best, directory)
         console.print(f"Best student: {os.path.relpath(place)}", soft_wrap=True, markup=False)
-        console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
+        if _can_be_repeated(place):
+            console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
         dashboard = command_of("sweep.dashboard", None, storage_url)
         console.print(f"All studies:  {dashboard}", markup=False, soft_wrap=True)
     report = directory / REPORT_NAME
     if report.is_file():
         console.print(f"Look at it:   {os.path.relpath(report)}", soft_wrap=True)
+
+
+def _can_be_repeated(place: Path) -> bool:
+    """Whether a trial has left what `sweep.rerun` needs: not in an application of one's own."""
+    return (place / RECORD_NAME).is_file() and (place / ".hydra" / "overrides.yaml").is_file()
 
 
 def trial_table(study: optuna.Study) -> Table:

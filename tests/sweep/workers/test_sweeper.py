@@ -301,6 +301,15 @@ def test_no_file_can_be_named_in_a_folder_with_a_question_mark(
     assert "has a ? in its name" in capfd.readouterr().err
 
 
+def test_what_cannot_be_repeated_is_not_said_to_be(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1", "hydra.output_subdir=null") == 0
+    said = capfd.readouterr().out
+    assert "Best student: multirun/a/" in said
+    assert "sweep.rerun" not in said
+
+
 @pytest.mark.parametrize("given", ["${oc.env:DATABASE}", "a file"])
 def test_a_password_from_elsewhere_is_no_change_of_the_sweep(
     sweep: Sweep,
