@@ -28,9 +28,9 @@ _MULTIRUN = ("-m", "--multirun")
 
 def main() -> int:
     register_resolvers()
-    sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
+        sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
         if started_by_torchrun() and os.environ["RANK"] != "0":
             from sweep.ranks import torchrun
 

@@ -22,7 +22,8 @@ from sweep.compress.plans import Plans
 from sweep.compress.settings import CompressSettings, check_budget
 from sweep.compress.texts import with_smaller_vocabulary
 from sweep.compress.workbench import Workbench, close_workbench, open_workbench
-from sweep.trial.parts import named_within, new_recipe
+from sweep.trial.parts import named_within
+from sweep.trial.rehearsal import check_loggers, rehearse_fit
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def prepare(config: DictConfig) -> First:
             "pip install 'slicewise[onnx]'",
         )
     bench = open_workbench(settings)
-    new_recipe(settings, bench.original.blocks)
+    check_loggers(settings)
+    rehearse_fit(settings, bench.original.blocks, bench.data)
     with named_within("heal"):
         TextBatchDataModule(bench.data, settings.heal.groups)
     check_least(settings, bench, _embeddings(settings, bench, _folder()))

@@ -6,13 +6,20 @@ import importlib.util
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from slicewise.errors import ArgumentError
 from sweep.loading import no_garbage_collection
-from sweep.trial.settings import TrialSettings
+from sweep.trial.settings import FitSettings, TrialSettings
 from sweep.trust import check_trusted, trusted_targets
+
+if TYPE_CHECKING:
+    import pytorch_lightning as lightning
+    from torch import nn
+
+    from slicewise.data.hidden_states import HiddenStatesDataModule
 
 # What loggers need besides Lightning, which finds out when they are made: with a first run, a file.
 _PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
@@ -33,19 +40,42 @@ def rehearse(config: DictConfig) -> None:
     with no_garbage_collection():
         from slicewise.steps import settled_steps
         from sweep.trial import parts
-        from sweep.trial.build import build
 
     teacher = parts.load_teacher(settings.teacher)
     data = parts.new_data(settings.data, teacher)
     student, _ = parts.new_student(settings.student, teacher, settings.objective.max_parameters)
-    parts.new_recipe(settings, student)
+    trainer = rehearse_fit(settings, student, data)
+    with parts.named_within("steps"):
+        settled_steps(trainer, data, **asdict(settings.steps))
+
+
+def rehearse_fit(
+    settings: FitSettings, learning: nn.Module, data: HiddenStatesDataModule
+) -> lightning.Trainer:
+    """The part of a rehearsal that is the same whatever is fitted.
+
+    Args:
+        settings: Of the trial.
+        learning: What would learn.
+        data: Of the trial.
+
+    Returns:
+        The Trainer, which has nowhere to write to.
+
+    Raises:
+        SlicewiseError: The trial could not be run.
+    """
+    with no_garbage_collection():
+        from sweep.trial import parts
+        from sweep.trial.build import build
+
+    parts.new_recipe(settings, learning)
     callbacks = [build(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     with tempfile.TemporaryDirectory() as folder:
         trainer = parts.new_trainer(settings, callbacks, [], Path(folder))
     parts.check_course(settings, trainer, data)
     parts.best_weights(trainer)
-    with parts.named_within("steps"):
-        settled_steps(trainer, data, **asdict(settings.steps))
+    return trainer
 
 
 def check_settings(config: DictConfig) -> TrialSettings:
@@ -55,6 +85,16 @@ def check_settings(config: DictConfig) -> TrialSettings:
         SlicewiseError: The trial could not be run.
     """
     settings = TrialSettings.of(config)
+    check_loggers(settings)
+    return settings
+
+
+def check_loggers(settings: FitSettings) -> None:
+    """Refuses loggers that are not installed, not trusted, or none.
+
+    Raises:
+        SlicewiseError: One is.
+    """
     for name, node in settings.logger.items():
         if not (isinstance(node, DictConfig) and "_target_" in node):
             raise ArgumentError(f"logger.{name}", node, "a map that says by _target_ what it is")
@@ -67,4 +107,3 @@ def check_settings(config: DictConfig) -> TrialSettings:
                 "a logger that is installed; csv always is",
                 f"pip install 'slicewise[{name}]'",
             )
-    return settings
