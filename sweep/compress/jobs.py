@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 
 from slicewise.cost import count_parameters
 from slicewise.encoder.evaluation import read_pairs
 from slicewise.encoder.healing import TextBatchDataModule
-from slicewise.errors import ArgumentError
+from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.command_line import command_of_study
 from sweep.compress.application import HEALING, LIBRARY
 from sweep.compress.choice import check_least, choose_plans
 from sweep.compress.deliver import deliver
@@ -104,7 +109,8 @@ def choose(config: DictConfig) -> Healing:
     """Chooses plans of what the library has measured."""
     settings, folder = CompressSettings.of(config), _folder()
     embeddings = _embeddings(settings, open_workbench(settings), folder)
-    plans = choose_plans(settings, folder, embeddings)
+    with _written(folder):
+        plans = choose_plans(settings, folder, embeddings)
     close_workbench()
     if settings.library.keep == "front":
         wanted = {code for plan in (*plans.chosen, *plans.curve) for code in plan.candidates}
@@ -118,7 +124,8 @@ def export(config: DictConfig) -> None:
     """Evaluates the best of the healed encoders, and writes it for others to load."""
     settings, folder = CompressSettings.of(config), _folder()
     plans = Plans.read(folder)
-    deliver(settings, plans, folder, folder / healing_folder(settings, plans))
+    with _written(folder):
+        deliver(settings, plans, folder, folder / healing_folder(settings, plans))
     if settings.library.keep == "none":
         keep_students(folder / LIBRARY, ())
 
@@ -127,6 +134,18 @@ def healing_folder(settings: CompressSettings, plans: Plans) -> str:
     """Name of the healing's folder, and the end of its study's name."""
     name = settings.name_of_healing([plan.text for plan in plans.chosen])
     return f"{HEALING}-{name}"
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Says where a disk is full, or may not be written to; what was written before stays."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise SlicewiseError(
+            f"{os.path.relpath(folder)} cannot be written to: {error}\n"
+            f"What was done is kept. To go on: {command_of_study(folder.name)}"
+        ) from error
 
 
 def _folder() -> Path:
