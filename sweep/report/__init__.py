@@ -18,7 +18,7 @@ from sweep.study.plan import DEFAULT_STORAGE
 from sweep.view.summary import REPORT_NAME
 
 if TYPE_CHECKING:
-    from sweep.report.figures import Picture
+    from sweep.report.picture import Picture
 
 _PNG_WIDTH, _PNG_HEIGHT = 1000, 560
 

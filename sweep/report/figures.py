@@ -1,7 +1,6 @@
 """The pictures of a report: Optuna's own where they say what is asked, else plotly's.
 
-Every picture comes with its words: a caption that says what it shows, for those who cannot see it.
-Colours are Okabe and Ito's, told apart by the colour-blind; no colour says anything alone.
+What each picture comes with, and the colours: see `picture.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -24,19 +22,22 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
 from sweep.report.material import Material, TrialMaterial
+from sweep.report.picture import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    Picture,
+    scale_of,
+    without_looks,
+)
 from sweep.trial.metrics import title_of
 from sweep.view.words import in_words, listed, metric_shown, point
 
 log = logging.getLogger(__name__)
 
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#888888",
-)
 # From low to high: told apart by the colour-blind, and seen on white as on black.
 _SCALE = [[0.0, BLUE], [1.0, ORANGE]]
 _SERIES = (BLUE, ORANGE, GREEN, PURPLE)
@@ -51,27 +52,6 @@ _STATES = {
 _CURVE_POINTS = 30_000
 _LINES = 300
 _SLICED_KEYS = 12
-# Of the highest loss to the lowest, from where on their axis is logarithmic.
-_WIDE = 8
-
-
-@dataclass
-class Picture:
-    """One picture.
-
-    Attributes:
-        name: For its file and its place in the page.
-        title: What it is.
-        caption: What it shows, in words.
-        figure: Of plotly.
-        section: To which part of the page it belongs.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: go.Figure
-    section: str
 
 
 def draw(material: Material) -> list[Picture]:
@@ -92,7 +72,7 @@ def draw(material: Material) -> list[Picture]:
             # Parameters that rule each other out, losses that are all the same: the others stay.
             log.warning("No picture from %s: %s", painter.__name__.strip("_"), error)
     for picture in pictures:
-        _plain(picture.figure)
+        without_looks(picture.figure)
     return pictures
 
 
@@ -124,7 +104,7 @@ def _curves(material: Material) -> Iterator[Picture]:
     steps = [step for trial in drawn for step, _ in trial.curve]
     _add_baseline(figure, material, min(steps), max(steps))
     figure.update_xaxes(title="optimizer steps")
-    figure.update_yaxes(title=title_of("valid_l1"), type=_scale_of(figure))
+    figure.update_yaxes(title=title_of("valid_l1"), type=scale_of(figure))
     pruned = f", {len(ends)} of them pruned (orange, dashed, ending in a cross)" if ends else ""
     caption = f"Validation loss by optimizer step of {len(drawn)} trials{pruned}."
     if best is not None and best.curve:
@@ -206,7 +186,7 @@ def _sizes(material: Material) -> Iterator[Picture]:
     largest = max(t.metrics.student_parameters or 0 for t in students)
     _add_baseline(figure, material, 0, max(largest, slice_size or 0))
     figure.update_xaxes(title=title_of("student_parameters"), rangemode="tozero")
-    figure.update_yaxes(title=title_of("valid_l1"), type=_scale_of(figure))
+    figure.update_yaxes(title=title_of("valid_l1"), type=scale_of(figure))
     points = "; ".join(
         f"trial {t.number}: {t.metrics.student_parameters:,}, {t.metrics.valid_l1:.4g}"
         for t in front[:6]
@@ -451,29 +431,9 @@ def _add_baseline(figure: go.Figure, material: Material, start: int, end: int) -
         )
 
 
-def _scale_of(figure: go.Figure) -> str:
-    """Of the losses' axis: logarithmic where they would else be pressed onto the bottom."""
-    losses = [y for trace in figure.data for y in trace.y if y is not None and math.isfinite(y)]
-    wide = bool(losses) and 0 < min(losses) < max(losses) / _WIDE
-    return "log" if wide else "linear"
-
-
 def _described(trial: TrialMaterial) -> str:
     return f"trial {trial.number} ({trial.state})<br>{point(trial.trial.params)}"
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _plain(figure: go.Figure) -> None:
-    """The page gives colours to text and background, and the title is in it."""
-    figure.layout.template = None
-    figure.update_layout(
-        title=None,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 60, "r": 20, "t": 30, "b": 50},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        autosize=True,
-    )

@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
-from sweep.report.figures import Picture
 from sweep.report.material import Material
+from sweep.report.picture import Picture
 from sweep.report.sections import SECTIONS, Section
 from sweep.view.words import counted
 

@@ -18,9 +18,10 @@ from jinja2 import UndefinedError
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from sweep.report.figures import Picture, draw
+from sweep.report.figures import draw
 from sweep.report.material import read_material
 from sweep.report.page import page, templates
+from sweep.report.picture import Picture
 from sweep.report.sections import SECTIONS
 from sweep.study.attributes import IDENTITY, REASON
 from sweep.study.plan import Plan, write_plan
