@@ -163,7 +163,17 @@ class _Chooser:
             resource=resource,
             curve=told,
             rank_correlation=correlation,
+            layer_reduction=[self._told(plan) for plan in self._layer_reduction(library, resource)],
         )
+
+    def _layer_reduction(self, library: Sequence[Sequence[Candidate]], resource: str) -> list[Plan]:
+        """The best plans over all budgets whose layers stay whole or go; none where none is."""
+        shapes = self._shapes()
+        whole = [
+            [c for c in slice_ if c.neurons in (0, shapes[c.span.first_layer]["neurons"])]
+            for slice_ in library
+        ]
+        return curve(whole, resource) if all(whole) else []
 
     def _told(self, plan: Plan) -> ChosenPlan:
         codes = [candidate.name for candidate in plan.candidates]

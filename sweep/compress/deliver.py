@@ -28,6 +28,7 @@ from sweep.command_line import command_of_study
 from sweep.compress.card import model_card
 from sweep.compress.heal import MODEL_FOLDER
 from sweep.compress.plans import ChosenPlan, Plans
+from sweep.compress.report import write_report
 from sweep.compress.result import Figures, Result
 from sweep.compress.settings import CompressSettings
 from sweep.compress.texts import held_out_texts, with_smaller_vocabulary
@@ -59,6 +60,8 @@ def deliver(settings: CompressSettings, plans: Plans, folder: Path, healing: Pat
         known = Result.read(folder)
         if known.made_of == made_of and (folder / MODEL_FOLDER).is_dir():
             log.info("Exported already")
+            if not (folder / REPORT_NAME).is_file():
+                _write_report(folder)
             show(known, folder)
             return known
     except SlicewiseError:
@@ -73,8 +76,17 @@ def deliver(settings: CompressSettings, plans: Plans, folder: Path, healing: Pat
     log.info("Writing %s", os.path.relpath(folder / MODEL_FOLDER))
     export_model(encoder, folder / MODEL_FOLDER, settings.onnx, model_card(result))
     result.write(folder)
+    _write_report(folder)
     show(result, folder)
     return result
+
+
+def _write_report(folder: Path) -> None:
+    """Writes the report; a compression does not fail for want of it."""
+    try:
+        write_report(folder)
+    except Exception:
+        log.warning("Could not write the report", exc_info=True)
 
 
 def best_healed(healing: Path) -> tuple[Path, TrialRecord]:

@@ -56,6 +56,7 @@ class Plans:
         resource: What the curve is over.
         curve: The best plans over all budgets, the smallest first.
         rank_correlation: Spearman's, of predicted and measured damages; None: too few.
+        layer_reduction: As the curve, but every layer of the original stays whole or goes.
     """
 
     made_of: str
@@ -68,6 +69,7 @@ class Plans:
     resource: str
     curve: list[ChosenPlan] = field(default_factory=list)
     rank_correlation: float | None = None
+    layer_reduction: list[ChosenPlan] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Writes plans.json; it appears whole or not at all."""
@@ -89,6 +91,9 @@ class Plans:
                     **told,
                     "chosen": [ChosenPlan(**plan) for plan in told["chosen"]],
                     "curve": [ChosenPlan(**plan) for plan in told["curve"]],
+                    "layer_reduction": [
+                        ChosenPlan(**plan) for plan in told.get("layer_reduction", [])
+                    ],
                     "homogeneous": None if plain is None else ChosenPlan(**plain),
                 }
             )

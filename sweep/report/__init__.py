@@ -25,7 +25,7 @@ _PNG_WIDTH, _PNG_HEIGHT = 1000, 560
 
 def load_drawing() -> None:
     """Imports what a report is drawn with: about a second, for whoever has it to spare."""
-    modules = ("optuna.importance", "plotly.io", "sweep.report.figures", "sweep.report.page")
+    modules = ("optuna.importance", "plotly.io", "sweep.report.figures", "sweep.report.sections")
     for module in modules:
         importlib.import_module(module)
 
@@ -43,10 +43,10 @@ def write_report(
     """
     from sweep.report.figures import draw
     from sweep.report.material import read_material
-    from sweep.report.page import page
+    from sweep.report.sections import study_page
 
     material = read_material(study, directory.absolute(), storage_url)
-    text = page(material, draw(material))
+    text = study_page(material, draw(material))
     directory.mkdir(parents=True, exist_ok=True)
     return write_atomically(directory / REPORT_NAME, text)
 
@@ -65,7 +65,19 @@ def write_pictures(study: optuna.Study, directory: Path, folder: Path) -> list[P
     from sweep.report.figures import draw
     from sweep.report.material import read_material
 
-    pictures = draw(read_material(study, directory.absolute(), DEFAULT_STORAGE))
+    return save_pictures(draw(read_material(study, directory.absolute(), DEFAULT_STORAGE)), folder)
+
+
+def save_pictures(pictures: Sequence[Picture], folder: Path) -> list[Path]:
+    """Writes pictures as PNG files, on white.
+
+    Args:
+        pictures: As a report has them.
+        folder: Where the files go.
+
+    Raises:
+        SlicewiseError: What draws them is not installed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{picture.name}.png" for picture in pictures]
     _write_images(pictures, paths)

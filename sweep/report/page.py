@@ -1,7 +1,8 @@
 """The page of a report: one HTML file that needs nothing else, not even a network.
 
-It reads from question to answer to evidence: see `sections.py`. Jinja's templates have the words
-and the tags, and escape whatever they are told but for what page.html.j2 says is safe.
+It reads from question to answer to evidence, whatever it is of: see `Section`. Jinja's templates
+have the words and the tags, and escape whatever they are told but for what page.html.j2 says is
+safe.
 """
 
 from __future__ import annotations
@@ -9,38 +10,90 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from optuna.trial import TrialState
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from sweep.report.material import Material
 from sweep.report.picture import Picture
-from sweep.report.sections import SECTIONS, Section
-from sweep.view.words import counted
 
 # Nothing may be fetched, from anywhere. plotly.js compiles its WebGL code.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "img-src data: blob:; worker-src blob:"
 )
+_OWN = "sweep.report"
+
+# What a template is told, by name.
+Values = dict[str, Any]
+# What a report is made of.
+M = TypeVar("M")
 
 
-def page(material: Material, pictures: Sequence[Picture]) -> str:
-    """The whole file."""
-    sections = [
-        {"name": s.name, "title": s.title, "content": _content(s, material, pictures)}
-        for s in SECTIONS
-    ]
-    template = templates().get_template("page.html.j2")
-    return template.render(
-        name=material.name,
-        written=material.written,
-        state=_state(material),
-        sections=sections,
+@dataclass(frozen=True)
+class Section(Generic[M]):
+    """A part of the page.
+
+    Attributes:
+        name: For links to it.
+        title: Above it, and in the list of sections.
+        template: In `templates/sections/`, without its ending.
+        values: What its template is told, besides `pictures`: those that name the section.
+    """
+
+    name: str
+    title: str
+    template: str
+    values: Callable[[M], Values] = lambda material: {}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above all sections.
+
+    Attributes:
+        name: Of what is reported.
+        kind: What that is.
+        written: When it was read.
+        state: How far it has come.
+    """
+
+    name: str
+    kind: str
+    written: datetime
+    state: str
+
+
+def page(
+    head: Head,
+    sections: Sequence[Section[M]],
+    material: M,
+    pictures: Sequence[Picture],
+    package: str = _OWN,
+) -> str:
+    """The whole file.
+
+    Args:
+        head: What stands on top.
+        sections: From first to last.
+        material: What they are made of.
+        pictures: Those of all sections.
+        package: Has the sections' templates; what it has not is this one's.
+    """
+    environment = templates(package)
+    told = []
+    for section in sections:
+        template = environment.get_template(f"sections/{section.template}.html.j2")
+        own = [picture for picture in pictures if picture.section == section.name]
+        content = template.render(section.values(material), pictures=own)
+        told.append({"name": section.name, "title": section.title, "content": content})
+    return environment.get_template("page.html.j2").render(
+        head=head,
+        sections=told,
         pictures=pictures,
         policy=_POLICY,
         style=_asset("page.css"),
@@ -50,10 +103,15 @@ def page(material: Material, pictures: Sequence[Picture]) -> str:
 
 
 @functools.cache
-def templates() -> Environment:
-    """The templates; a name that they are not told is an error."""
+def templates(package: str) -> Environment:
+    """The templates; a name that they are not told is an error.
+
+    Args:
+        package: Whose. What it has not is this one's.
+    """
+    names = dict.fromkeys((package, _OWN))
     environment = Environment(
-        loader=PackageLoader("sweep.report"),
+        loader=ChoiceLoader([PackageLoader(name) for name in names]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -63,18 +121,6 @@ def templates() -> Environment:
     environment.policies["json.dumps_function"] = _figure_json
     environment.policies["json.dumps_kwargs"] = {}
     return environment
-
-
-def _content(section: Section, material: Material, pictures: Sequence[Picture]) -> str:
-    template = templates().get_template(f"sections/{section.template}.html.j2")
-    own = [picture for picture in pictures if picture.section == section.name]
-    return template.render(section.values(material), pictures=own)
-
-
-def _state(material: Material) -> str:
-    said = counted({state: len(material.of(state)) for state in TrialState})
-    planned = f" {material.plan.n_trials} were asked for." if material.plan.n_trials else ""
-    return f"Trials: {said or 'none'}.{planned}"
 
 
 def _figure_json(figure: Any) -> str:
@@ -89,4 +135,4 @@ def _plotly() -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("sweep.report") / name).read_text()
+    return (files(_OWN) / name).read_text()

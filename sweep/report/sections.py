@@ -1,4 +1,4 @@
-"""The sections of a report: for each its name, its title, and what its template is told.
+"""The report of a study. Its sections: for each its name, its title, and what its template is told.
 
 A new section is a row of `SECTIONS`, at the end, and a template in `templates/sections/`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,50 +15,17 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sweep.report.material import Material, TrialMaterial
-from sweep.report.table import Cell, Table, metric_cell, trial_link, trial_table
+from sweep.report.page import Head, Section, Values, page
+from sweep.report.picture import Picture
+from sweep.report.table import Cell, Table, Tile, metric_cell, trial_link, trial_table
 from sweep.study.places import rerun_command
 from sweep.study.plan import command_of
 from sweep.trial.record import RECORD_NAME
-from sweep.view.words import in_words, shown
+from sweep.view.words import counted, in_words, shown
 
 # Rows that a browser still sorts at once.
 _ROWS = 3000
 _LISTED_NUMBERS = 30
-
-# What a template is told, by name.
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        name: For links to it.
-        title: Above it, and in the list of sections.
-        template: In `templates/sections/`, without its ending.
-        values: What its template is told of the study, besides `pictures`: those that name it.
-    """
-
-    name: str
-    title: str
-    template: str
-    values: Callable[[Material], Values] = lambda material: {}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One figure of the answer.
-
-    Attributes:
-        label: What it is.
-        cell: The figure.
-        is_good: Whether it is what was sought.
-    """
-
-    label: str
-    cell: Cell
-    is_good: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,10 +182,21 @@ def _links(material: Material, trials: Sequence[TrialMaterial]) -> Links:
 
 
 def _versions(material: Material) -> Values:
-    """What the trials recorded; where they differ, which did how often."""
+    facts = provenance(trial.record for trial in material.trials)
+    hosts = sorted({sign.hostname for sign in material.workers.values()})
+    if hosts and facts:
+        facts.insert(0, ("machines", ", ".join(hosts)))
+    return {"facts": facts, "record_name": RECORD_NAME}
+
+
+def provenance(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What some trials recorded of what they ran on; where they differ, which did how often.
+
+    Args:
+        records: Of each trial, as trial.json has it.
+    """
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for trial in material.trials:
-        record = trial.record
+    for record in records:
         named = {
             "hardware": record.get("hardware"),
             "precision": record.get("precision"),
@@ -229,11 +207,7 @@ def _versions(material: Material) -> Values:
         for name, value in named.items():
             if value:
                 found[name][str(value)] += 1
-    facts = [(name, _counted(values)) for name, values in found.items()]
-    hosts = sorted({sign.hostname for sign in material.workers.values()})
-    if hosts and facts:
-        facts.insert(0, ("machines", ", ".join(hosts)))
-    return {"facts": facts, "record_name": RECORD_NAME}
+    return [(name, _counted(values)) for name, values in found.items()]
 
 
 def _counted(values: dict[str, int]) -> str:
@@ -260,7 +234,7 @@ def _working_directory(material: Material) -> Path:
     return material.directory.parent.parent
 
 
-SECTIONS = (
+SECTIONS: tuple[Section[Material], ...] = (
     Section("question", "The question", "question", _question),
     Section("answer", "The answer", "answer", _answer),
     Section("leaderboard", "Leaderboard", "leaderboard", _leaderboard),
@@ -273,3 +247,15 @@ SECTIONS = (
     Section("versions", "Versions and hardware", "versions", _versions),
     Section("commands", "Commands", "commands", _commands),
 )
+
+
+def study_page(material: Material, pictures: Sequence[Picture]) -> str:
+    """The whole file of a study."""
+    head = Head(material.name, "A slicewise study", material.written, _state(material))
+    return page(head, SECTIONS, material, pictures)
+
+
+def _state(material: Material) -> str:
+    said = counted({state: len(material.of(state)) for state in TrialState})
+    planned = f" {material.plan.n_trials} were asked for." if material.plan.n_trials else ""
+    return f"Trials: {said or 'none'}.{planned}"

@@ -1,4 +1,4 @@
-"""Tables of trials, as plain values: the templates set them.
+"""Tables and tiles, as plain values: the templates set them.
 
 A cell shows a rounded number and carries it in full, as trial.json and the storage have it.
 """
@@ -34,8 +34,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One figure of the answer.
+
+    Attributes:
+        label: What it is.
+        cell: The figure.
+        is_good: Whether it is what was sought.
+    """
+
+    label: str
+    cell: Cell
+    is_good: bool = False
+
+
+@dataclass(frozen=True)
 class Column:
-    """A column of a table of trials.
+    """A column of a table.
 
     Attributes:
         heading: What it says on top.
@@ -52,11 +67,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A trial's cells, in the order of the columns.
+    """Cells, in the order of the columns.
 
     Attributes:
         cells: Them.
-        is_marked: Whether it is on the front, or the best.
+        is_marked: Whether it is one of those that are sought: the best, or on the front.
     """
 
     cells: list[Cell]
@@ -65,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Trials, one a row.
+    """Trials or others, one a row.
 
     Attributes:
         label: What it is, for those who cannot see it.
@@ -84,12 +99,26 @@ def trial_table(
     material: Material, trials: Sequence[TrialMaterial], label: str, is_tall: bool
 ) -> Table:
     """What is known of some trials: parameters, objectives, and what else any of them has."""
-    columns = _columns(material, trials)
+    marked = [trial.on_front for trial in trials]
+    return table_of(label, _columns(material, trials), marked, is_tall)
+
+
+def table_of(
+    label: str, columns: Sequence[Column], marked: Sequence[bool], is_tall: bool = False
+) -> Table:
+    """Rows of columns.
+
+    Args:
+        label: What it is.
+        columns: With a cell for each row.
+        marked: Of each row, whether it is one of those that are sought.
+        is_tall: Whether it scrolls in a window of its own.
+    """
     rows = [
-        Row([column.cells[index] for column in columns], trial.on_front)
-        for index, trial in enumerate(trials)
+        Row([column.cells[index] for column in columns], is_marked)
+        for index, is_marked in enumerate(marked)
     ]
-    return Table(label, columns, rows, is_tall)
+    return Table(label, list(columns), rows, is_tall)
 
 
 def trial_link(material: Material, trial: TrialMaterial) -> Cell:

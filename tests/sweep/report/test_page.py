@@ -20,9 +20,9 @@ from optuna.trial import TrialState, create_trial
 
 from sweep.report.figures import draw
 from sweep.report.material import read_material
-from sweep.report.page import page, templates
+from sweep.report.page import Section, templates
 from sweep.report.picture import Picture
-from sweep.report.sections import SECTIONS
+from sweep.report.sections import SECTIONS, study_page
 from sweep.study.attributes import IDENTITY, REASON
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import own_heartbeat, write_heartbeat
@@ -109,7 +109,7 @@ def page_of(told: dict[str, str]) -> str:
             "teacher": told["setting"],
         }
     figure = go.Figure(layout={"title": {"text": told["caption"]}})
-    return page(material, [Picture("p", "A picture", told["caption"], figure, "curves")])
+    return study_page(material, [Picture("p", "A picture", told["caption"], figure, "curves")])
 
 
 @functools.cache
@@ -132,38 +132,37 @@ def test_no_text_becomes_a_tag_and_none_is_lost(told: dict[str, str]) -> None:
 
 def test_a_name_that_a_template_is_not_told_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        templates().from_string("{{ nothing }}").render()
+        templates("sweep.report").from_string("{{ nothing }}").render()
     with pytest.raises(UndefinedError):
-        templates().from_string("{% if told.nothing %}{% endif %}").render(told={})
+        templates("sweep.report").from_string("{% if told.nothing %}{% endif %}").render(told={})
 
 
 def test_the_page_has_the_sections_in_their_order_and_no_template_is_left(folder: Path) -> None:
     material = read_material(make_study(folder, 12), folder / "multirun/mine", None)
     pictures = draw(material)
-    text = page(material, pictures)
+    text = study_page(material, pictures)
     titles = [(section.name, section.title) for section in SECTIONS]
     assert re.findall(r'<section id="(.+?)">\s*<h2>(.+?)</h2>', text) == titles
     assert re.findall(r'<a href="#(.+?)">(.+?)</a>', text) == titles
     assert {picture.section for picture in pictures} <= {section.name for section in SECTIONS}
     used = {f"sections/{section.template}.html.j2" for section in SECTIONS}
-    assert {name for name in templates().list_templates() if "/" in name} == used
+    assert {name for name in templates("sweep.report").list_templates() if "/" in name} == used
 
 
 def test_a_section_is_a_row_and_a_template(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jinja2 import ChoiceLoader, DictLoader
 
-    from sweep.report import page as page_module
-    from sweep.report.sections import Section
+    from sweep.report import sections
 
     def values(material: Any) -> dict[str, Any]:
         return {"n": len(material.trials)}
 
-    new = Section("weather", "The weather", "weather", values)
-    monkeypatch.setattr(page_module, "SECTIONS", (*SECTIONS, new))
-    ours = templates().loader
+    new: Section[Any] = Section("weather", "The weather", "weather", values)
+    monkeypatch.setattr(sections, "SECTIONS", (*SECTIONS, new))
+    ours = templates("sweep.report").loader
     assert ours is not None
     template = DictLoader({"sections/weather.html.j2": "<p>{{ n }} & no clouds</p>"})
-    monkeypatch.setattr(templates(), "loader", ChoiceLoader([ours, template]))
-    text = page(read_material(make_study(folder, 3), folder / "multirun/mine", None), [])
+    monkeypatch.setattr(templates("sweep.report"), "loader", ChoiceLoader([ours, template]))
+    text = study_page(read_material(make_study(folder, 3), folder / "multirun/mine", None), [])
     assert '<a href="#weather">The weather</a>' in text
     assert "<p>3 & no clouds</p>" in text

@@ -140,7 +140,7 @@ def test_reports_and_views_load_no_torch() -> None:
 import sys
 import sweep.trial.metrics
 assert not {"optuna", "hydra"} & set(sys.modules)
-import sweep.report.page, sweep.view.picture, sweep.view.summary, sweep.watch
+import sweep.report.sections, sweep.view.picture, sweep.view.summary, sweep.watch
 assert not {"torch", "pytorch_lightning", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=100)
