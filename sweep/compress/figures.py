@@ -50,6 +50,8 @@ def draw(compression: Compression) -> list[Picture]:
             log.warning("No picture from %s: %s", painter.__name__.strip("_"), error)
     for picture in pictures:
         without_looks(picture.figure)
+        # What lies on an axis, as the original does, is seen whole.
+        picture.figure.update_traces(cliponaxis=False)
     return pictures
 
 
@@ -190,9 +192,10 @@ def _additivity(compression: Compression) -> Iterator[Picture]:
 
 def _healing(compression: Compression) -> Iterator[Picture]:
     figure = go.Figure()
-    ends = []
+    ends, begun = [], False
     for place, healing in enumerate(_drawn(compression, "valid_damage")):
         before = _before(compression, healing)
+        begun |= before is not None
         curve = [*([] if before is None else [(0, before)]), *healing.curves["valid_damage"]]
         name = _name_of(compression, healing)
         figure.add_trace(_line(curve, name, place, healing))
@@ -203,10 +206,9 @@ def _healing(compression: Compression) -> Iterator[Picture]:
         return
     figure.update_xaxes(title="optimizer steps", rangemode="tozero")
     figure.update_yaxes(title=DAMAGE, exponentformat="power", type=scale_of(figure))
-    caption = (
-        f"Damage on validation text while the whole learns: {'; '.join(ends)}. The first point is "
-        "the plan as it was put together, on the library's texts."
-    )
+    caption = f"Damage on validation text while the whole learns: {'; '.join(ends)}."
+    if begun:
+        caption += " At step 0: the plan as it was put together, on the library's texts."
     yield Picture("healing", "Healing curves", caption, figure, "healing")
 
 

@@ -204,11 +204,13 @@ class LayerRow:
 
     Attributes:
         name: Its.
+        note: Of a layer that is gone; empty of others.
         bars: What became of it: of heads and of neurons, or one for what stands in its place.
         is_first: Whether a slice begins with it.
     """
 
     name: str
+    note: str
     bars: list[Bar]
     is_first: bool
 
@@ -232,8 +234,9 @@ def _layers(compression: Compression) -> Values:
                     count = (kept.size(size) if kept.size(size) is not None else full) or 0
                     count = count if stays else 0
                     kept_sizes[size] += count
-                    bars.append(_bar(count, full, most[size], size, stays))
-            rows.append(LayerRow(f"layer {number}", bars, number == kept.first))
+                    bars.append(_bar(count, full, most[size], size))
+            note = "" if kept.family or number in kept.layers else "dropped"
+            rows.append(LayerRow(f"layer {number}", note, bars, number == kept.first))
     return {
         "rows": rows,
         "is_result": compression.result is not None,
@@ -247,8 +250,8 @@ def _layers(compression: Compression) -> Values:
     }
 
 
-def _bar(count: int, full: int, most: int, size: str, stays: bool) -> Bar:
-    text = f"{count:,} of {full:,} {size}" if stays else f"dropped: {full:,} {size}"
+def _bar(count: int, full: int, most: int, size: str) -> Bar:
+    text = f"{count:,} of {full:,} {size}"
     return Bar(text, 100 * full / most, 100 * count / max(1, full))
 
 
