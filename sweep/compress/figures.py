@@ -205,6 +205,7 @@ def _healing(compression: Compression) -> Iterator[Picture]:
     if not ends:
         return
     figure.update_xaxes(title="optimizer steps", rangemode="tozero")
+    figure.update_layout(showlegend=True)
     figure.update_yaxes(title=DAMAGE, exponentformat="power", type=scale_of(figure))
     caption = f"Damage on validation text while the whole learns: {'; '.join(ends)}."
     if begun:
@@ -224,6 +225,7 @@ def _losses(compression: Compression) -> Iterator[Picture]:
     if not figure.data:
         return
     figure.update_xaxes(title="optimizer steps", rangemode="tozero")
+    figure.update_layout(showlegend=True)
     figure.update_yaxes(title="loss", type=scale_of(figure))
     caption = (
         "What is minimised: L1 of the hidden states at the borders of the slices, and one minus "
