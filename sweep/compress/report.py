@@ -477,7 +477,7 @@ def _counted(count: int, word: str) -> str:
 
 
 SECTIONS: tuple[Section[Compression], ...] = (
-    Section("answer", "The answer", "compress_answer", _answer),
+    Section("answer", "The answer", "result", _answer),
     Section("layers", "What was cut where", "layers", _layers),
     Section("budget", "Damage over budget", "budget", _budget),
     Section("additive", "Does damage add up?", "additive", _additive),
