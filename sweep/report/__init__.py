@@ -90,9 +90,9 @@ def _write_images(pictures: Sequence[Picture], paths: Sequence[Path]) -> None:
     for picture in pictures:
         picture.figure.update_layout(
             template="plotly_white",
-            title={"text": picture.title},
+            title={"text": picture.title, "y": 0.97, "yanchor": "top"},
             paper_bgcolor="white",
-            margin={"t": 100},
+            margin={"t": 140},
             font={"size": 16},
             width=_PNG_WIDTH,
             height=picture.figure.layout.height or _PNG_HEIGHT,
