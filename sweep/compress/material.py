@@ -72,7 +72,7 @@ class Healing:
     @property
     def state(self) -> str:
         """How it ended."""
-        return "running" if self.record is None else self.record.state.lower()
+        return "not finished" if self.record is None else self.record.state.lower()
 
     @property
     def damage(self) -> float | None:

@@ -284,8 +284,8 @@ def test_before_it_is_finished_it_shows_what_there_is(study: Path) -> None:
     text = write_report(study).read_text()
     assert "It is not finished" in text
     assert "Nothing has been exported yet" in section(text, "answer")
-    assert "running" in section(text, "quality")
-    assert trace(figures(text)["healing"], "plan 0, running")["x"][0] == 0
+    assert "not finished" in section(text, "quality")
+    assert trace(figures(text)["healing"], "plan 0, not finished")["x"][0] == 0
     shutil.rmtree(healing.parent)
     shutil.rmtree(study / "library")
     text = write_report(study).read_text()
