@@ -31,6 +31,7 @@ from sweep.compress.material import read_compression
 from sweep.compress.plans import PLANS_NAME, ChosenPlan, Plans
 from sweep.compress.report import SECTIONS, write_report
 from sweep.compress.result import RESULT_NAME, Result
+from sweep.compress.workbench import close_workbench
 from sweep.report.__main__ import _WRITERS
 from sweep.report.__main__ import main as report
 from tests.sweep.browser import Page, browser, file_url
@@ -65,6 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         GlobalHydra.instance().clear()
         assert main() == 0
         GlobalHydra.instance().clear()
+        close_workbench()
     return folder
 
 
