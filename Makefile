@@ -3,11 +3,15 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: sweep test test-faults lint bench clean
+.PHONY: sweep compress test test-faults lint bench clean
 
 # Three students against two layers of MiniLM.
 sweep: .venv/.minilm
 	$(BIN)/python -m sweep -m student.qkv_layers=1,2,4
+
+# MiniLM at a third of its layers' parameters: multirun/small/model.
+compress: .venv/.minilm
+	$(BIN)/python -m sweep.compress study=small budget.parameters=0.33
 
 test: .venv/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST)
@@ -18,6 +22,7 @@ test-faults: .venv/.dev
 
 # The figures of docs/performance.md; on an idle machine, some forty minutes.
 bench: .venv/.dev
+	$(BIN)/python benchmarks/whole.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/sweeps.py

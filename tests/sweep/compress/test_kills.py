@@ -1,4 +1,4 @@
-"""A compression that is killed, stopped, or short of disk: it goes on, and ends as it would have."""
+"""A compression that is killed, stopped or short of disk goes on, and ends as it would have."""
 
 from __future__ import annotations
 
