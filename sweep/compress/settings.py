@@ -150,6 +150,10 @@ class CompressSettings(FitSettings):
             "onnx": _flag(config, "export.onnx"),
         }
 
+    @classmethod
+    def _objectives(cls) -> list[str]:
+        return ["damage", "text_cosine"]
+
     @property
     def teacher_of_all(self) -> Node:
         """What builds the teacher, as a slice of the one layer that every encoder has."""

@@ -146,7 +146,6 @@ class Metrics:
         "one minus the cosine to the original model's embeddings",
         format=".4f",
         better="smaller",
-        is_objective=True,
         is_kept=True,
     )
     # In the slice's place in the whole model: mean over texts.

@@ -10,7 +10,7 @@ Imports nothing heavy: a sweep reads the settings of its trials before it starts
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -136,9 +136,8 @@ class Objective:
     max_latency_ms: float | None
 
     @classmethod
-    def of(cls, objective: Mapping[str, Any]) -> Objective:
+    def of(cls, objective: Mapping[str, Any], known: Sequence[str]) -> Objective:
         metrics: Any = objective.get("metrics")
-        known = objectives()
         allowed = ", ".join(known)
         once = isinstance(metrics, list) and len(set(map(str, metrics))) == len(metrics) > 0
         if not once:
@@ -214,7 +213,7 @@ class FitSettings:
             data=DataSettings.of(_node(config, "data")),
             callbacks=_optional(config, "callbacks") or {},
             logger={str(name): config.logger[name] for name in config.get("logger") or {}},
-            objective=Objective.of(_node(config, "objective")),
+            objective=Objective.of(_node(config, "objective"), cls._objectives()),
             hyperparameters=_hyperparameters(config),
             **own,
         )
@@ -223,6 +222,11 @@ class FitSettings:
     def _of_its_own(cls, config: DictConfig) -> dict[str, Any]:
         """The settings that only this kind of fit has."""
         return {}
+
+    @classmethod
+    def _objectives(cls) -> list[str]:
+        """What this kind of fit can be judged by."""
+        return objectives()
 
 
 @dataclass(frozen=True)

@@ -172,8 +172,8 @@ class Workshop:
     """Builds candidates: what they have in common is computed once.
 
     The importance of heads and neurons, and all least squares, come from what the original makes of
-    some texts. Where a candidate stands for several layers, each of its own is fitted to what those
-    before it return (see `slicewise.encoder.refit`).
+    some texts. Where heads or layers are missing, each of a candidate's layers is fitted to what
+    those before it return (see `slicewise.encoder.refit`).
 
     Args:
         observed: What the original makes of some texts; some ten tokens for each neuron of a
@@ -214,19 +214,23 @@ class Workshop:
         block = Block(student, span, proposal.layers).eval()
         if not isinstance(student, BertLayer) or not proposal.layers:
             student.start_from(teacher, self.observed.entering(span.first_layer))
-        elif len(proposal.layers) == 1 and span.num_layers > 1:
+        elif len(proposal.layers) == 1 and not self._is_fitted_by_itself(proposal):
             self._fill_one(student, proposal)
         else:
             for layer, number in zip(student.encoder, proposal.layers, strict=True):
                 own, seen = self._layer(number)
                 reduce_attention(own.attention, layer.attention, seen)
                 reduce_feed_forward(own.feed_forward, layer.feed_forward, seen)
-            # A layer in its own place stands for no other. Fitted to its whole output it would do
-            # better on average and worse on words that are rare: what enters the first layer says
-            # little more than which word it is.
-            if span.num_layers > 1:
+            if not self._is_fitted_by_itself(proposal):
                 refit([block], self.observed)
         return block
+
+    def _is_fitted_by_itself(self, proposal: Proposal) -> bool:
+        """Whether its neurons are all that is missing: those left are fitted to the others."""
+        heads = kept_whole(self.original, proposal.span).arguments[0]
+        return proposal.layers == (proposal.span.first_layer,) == proposal.span.layers and (
+            heads in proposal.arguments
+        )
 
     @torch.no_grad()
     def _fill_one(self, student: BertLayer, proposal: Proposal) -> None:

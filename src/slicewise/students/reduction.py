@@ -467,7 +467,8 @@ def output_moments(
         theirs_BTH = followed.attention(original.hidden_states, original.attention_mask)
         sum_BTH = theirs_BTH + _added(followed.feed_forward, theirs_BTH)
         sums.add(counted_tokens(torch.cat([a_BTF, sum_BTH - u_BTH], dim=-1), batch))
-    return sums.moments()
+    # As they are: shrunk, neurons of a large variance would pass for less than they do.
+    return Moments(sums.mean(), _positive_definite(sums.covariance()))
 
 
 @torch.no_grad()

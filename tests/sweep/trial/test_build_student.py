@@ -59,7 +59,7 @@ def test_every_family_is_built_as_it_is_configured(
     student, _ = new_student(f"student={family}", *SIZES.get(family, []), num_batches=num_batches)
     assert type(student).__module__ == f"slicewise.students.{family}"
     assert student(torch.randn(2, 6, 24)).shape == (2, 6, 24)
-    assert student.is_trainable == (family not in ("linear", "original"))
+    assert student.is_trainable == (family not in ("linear", "nothing", "original"))
 
 
 @pytest.mark.parametrize(
