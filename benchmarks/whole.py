@@ -3,8 +3,8 @@
 MiniLM at half, a third and a fifth of the parameters in its layers, by layer reduction, by local
 distillation on noise or on text and then healing, and by a plan chosen from a library and healed.
 All on the same batches of text, with as many optimizer steps in all. Results go to
-benchmarks/results/whole.md. Finished rows are kept in the file `--state`: the same command goes on
-after an interruption.
+benchmarks/results/whole.md, their picture to docs/compress.svg. Finished rows are kept in the file
+`--state`: the same command goes on after an interruption.
 
 Shapes: B batch, T tokens, H hidden size, K real tokens.
 """
@@ -27,6 +27,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import torch
 from machine import Table, description
 from pytorch_lightning import LightningModule, Trainer
@@ -78,6 +79,16 @@ REDUCTION, NOISE, TEXT, OURS = (
     "local fits on text, then healing",
     "chosen plan, healed",
 )
+
+
+PICTURE = Path(__file__).resolve().parent.parent / "docs/compress.svg"
+# Okabe and Ito's, told apart by the colour-blind too.
+STYLES = {
+    OURS: ("#0072B2", "solid", "circle"),
+    TEXT: ("#009E73", "dash", "square"),
+    REDUCTION: ("#D55E00", "dot", "diamond"),
+    NOISE: ("#CC79A7", "dashdot", "x"),
+}
 
 
 @dataclass(frozen=True)
@@ -576,6 +587,38 @@ def write_table(bench: Bench, state: State, options: argparse.Namespace) -> None
         )
 
 
+def draw(bench: Bench, state: State, path: Path) -> None:
+    """The README's picture: the best row of each way at each size."""
+    figure = go.Figure()
+    for method, (colour, dash, symbol) in STYLES.items():
+        best = {}
+        for row in all_rows():
+            found = state.rows.get(row.name)
+            if found is None or row.method != method:
+                continue
+            if row.size not in best or found["cosine"] > best[row.size]["cosine"]:
+                best[row.size] = found
+        points = sorted(best.values(), key=lambda found: found["parameters"])
+        figure.add_scatter(
+            x=[found["parameters"] / bench.parameters for found in points],
+            y=[found["cosine"] for found in points],
+            name=method,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 3},
+            marker={"size": 9, "symbol": symbol},
+        )
+    figure.update_layout(
+        template="plotly_white",
+        width=860,
+        height=420,
+        margin={"t": 30, "r": 20},
+        xaxis={"title": "parameters in MiniLM's layers, of 10.6 million", "tickformat": ".0%"},
+        yaxis_title="cosine to the original's embeddings",
+        legend={"x": 0.99, "y": 0.01, "xanchor": "right", "yanchor": "bottom"},
+    )
+    figure.write_image(path)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -613,6 +656,7 @@ def main() -> None:
             state.add_row(row.name, found)
             print(row.name, json.dumps(found), flush=True)
         write_table(bench, state, options)
+        draw(bench, state, PICTURE)
 
 
 if __name__ == "__main__":
