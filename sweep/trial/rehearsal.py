@@ -69,6 +69,7 @@ def rehearse_fit(
         from sweep.trial import parts
         from sweep.trial.build import build
 
+    parts.quiet_lightning()
     parts.new_recipe(settings, learning)
     callbacks = [build(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     with tempfile.TemporaryDirectory() as folder:

@@ -71,8 +71,11 @@ class Proposal:
         """
         if self.family is Nothing:
             return "nothing"
-        units = {"num_attention_heads": "{} heads", "intermediate_size": "{} neurons"}
-        words = [units.get(key, f"{key} {{}}").format(value) for key, value in self.arguments]
+        units = {"num_attention_heads": "head", "intermediate_size": "neuron"}
+        words = [
+            f"{value} {units[key]}{'s' * (value != 1)}" if key in units else f"{key} {value}"
+            for key, value in self.arguments
+        ]
         kept = ", ".join(map(str, self.layers))
         what = (
             f"{'layer' if len(self.layers) == 1 else 'layers'} {kept}"
@@ -118,8 +121,8 @@ def kept_whole(original: SlicedEncoder, span: Span) -> Proposal:
 def propose(
     original: SlicedEncoder,
     span: Span,
-    neurons: Iterable[int | float] = (1.0, 0.67, 0.5, 0.33, 0.25, 0.17, 0.08),
-    heads: Iterable[int | float] = (1.0, 0.67, 0.5, 0.33),
+    neurons: Iterable[int | float] = (1.0, 0.67, 0.5, 0.33, 0.17, 0.08),
+    heads: Iterable[int | float] = (1.0, 0.5, 0.33, 0.17),
     others: Iterable[tuple[type[Student], Mapping[str, Any]]] = (),
 ) -> list[Proposal]:
     """The students that a slice might get: some of its layers, whole or narrower; nothing.
