@@ -43,7 +43,9 @@ class Kept:
         if not self.layers and self.family is None:
             return "nothing"
         words = [
-            f"{value} {name}" if name in _UNITS.values() else f"{name} {value}"
+            f"{value} {name.removesuffix('s') if value == '1' else name}"
+            if name in _UNITS.values()
+            else f"{name} {value}"
             for name, value in self.sizes
         ]
         kept = ", ".join(map(str, self.layers))

@@ -70,7 +70,8 @@ def find_study(name: str, storage_url: str) -> optuna.Study:
     """Opens a study to look at it.
 
     Args:
-        name: Its name, or its folder, `multirun/NAME`.
+        name: Its name, or its folder, `multirun/NAME`. Of what is made in several studies,
+            `NAME/...`, it is the latest.
         storage_url: Of the storage that has it; a study that has one of its own is found anyway.
 
     Raises:
@@ -83,7 +84,9 @@ def find_study(name: str, storage_url: str) -> optuna.Study:
     names = optuna.get_all_study_names(storage)
     if url != storage_url and len(names) == 1:
         return load_study(names[0], storage)
-    return load_study(re.sub(r"^(\./)?multirun/", "", name).rstrip("/"), storage)
+    name = re.sub(r"^(\./)?multirun/", "", name).rstrip("/")
+    parts = [one for one in names if one.startswith(f"{name}/")]
+    return load_study(parts[-1] if parts and name not in names else name, storage)
 
 
 def storage_of(name: str, storage_url: str) -> str:

@@ -16,6 +16,7 @@ from transformers import AutoModel, BertModel
 import slicewise
 from slicewise.encoder.sliced import original_encoder
 from slicewise.teacher import load_slice, random_bert
+from sweep.watch import main as watch
 from tests.sweep.compress.conftest import SMALL, TINY, Compress
 
 TEXTS = ["A short text.", "Another one, and it is longer than the first."]
@@ -66,6 +67,8 @@ def test_from_a_teacher_to_a_smaller_model(
     assert f"{result['cosine']:.4f}" in card
     assert result["command"] in card
     said = capfd.readouterr()
+    assert watch(["c", "--once"]) == 0
+    assert f"Study c/{healed.parent.name} " in capfd.readouterr().out
     assert "Model:      multirun/c/model" in said.out
     assert "[15/15" in said.out + said.err
 
