@@ -89,7 +89,19 @@ def load_model(path: str | Path, trusted: Iterable[str] = ()) -> SlicedEncoder:
         SlicewiseError: The folder holds no encoder, its files are damaged or do not fit together,
             or it names a class that is not trusted or not here.
 
-    Example: at `save_model`.
+    Example:
+        >>> import tempfile
+        >>> from slicewise.students.nothing import Nothing
+        >>> from slicewise.encoder.sliced import Block
+        >>> from slicewise.teacher import random_bert
+        >>> sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 48}
+        >>> original = original_encoder(random_bert(num_hidden_layers=2, **sizes))
+        >>> first, second = partition(2, 1)
+        >>> smaller = assemble(original, [keep_slice(original, first), Block(Nothing(24), second)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load_model(save_model(smaller, f"{folder}/model"))
+        >>> [str(block.span) for block in again.block_list], again.encode(["A text."]).shape
+        (['layer 0', 'layer 1'], torch.Size([1, 24]))
     """
     folder = Path(path)
     if folder.is_dir() and not (folder / _CONFIG_NAME).is_file():

@@ -63,7 +63,7 @@ def test_any_of_a_slices_layers_are_proposed_whole_and_narrower(original: Sliced
     assert names[-3:] == ["low_rank, rank 4", "linear", "nothing"]
     assert len(names) == len(set(names)) == 3 * 4 + 3
     for layers in ("layers 1, 2", "layer 1", "layer 2"):
-        assert f"{layers}, 1 heads, 24 neurons" in names
+        assert f"{layers}, 1 head, 24 neurons" in names
 
 
 @settings(max_examples=10, deadline=None)
