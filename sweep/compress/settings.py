@@ -172,7 +172,7 @@ class CompressSettings(FitSettings):
         named = {
             "plans": list(plans),
             "heal": asdict(self.heal),
-            "library": asdict(self.library),
+            "library": {k: v for k, v in asdict(self.library).items() if k != "keep"},
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "data": self.data.node,

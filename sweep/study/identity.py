@@ -48,6 +48,14 @@ DECIDES = {
     "steps.at_once": False,
     # Ranks that wait for each other: how long, not for what.
     "gang": False,
+    # Of a compression: which of its trials there are is the space's; what is done with them comes
+    # after. Of healings, the name of the study says what decides.
+    "budget": False,
+    "choose": False,
+    "evaluate": False,
+    "embeddings": False,
+    "export": False,
+    "library.keep": False,
     # Where metrics go.
     "logger": False,
     # Weights, stops and learning rates; but for those of `HARMLESS_CALLBACKS`.

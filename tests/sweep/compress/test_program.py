@@ -102,6 +102,24 @@ def test_another_budget_has_the_same_library(compress: Compress, folder: Path) -
     assert len(list(home.glob("heal-*"))) == 2
 
 
+def test_what_comes_after_a_healing_heals_nothing_again(compress: Compress, folder: Path) -> None:
+    assert compress("budget.parameters=0.5") == 0
+    home = folder / "multirun/c"
+    records = {path: path.read_bytes() for path in home.rglob("trial.json")}
+    assert not (home / "model/onnx").exists()
+    (folder / "pairs.csv").write_text("a b,a c,3\nd e,f,1\nd,d e f,2\n")
+    later = (
+        "export.onnx=true",
+        "evaluate.pairs=pairs.csv",
+        "choose.measured=0",
+        "library.keep=all",
+    )
+    assert compress("budget.parameters=0.5", *later) == 0
+    assert {path: path.read_bytes() for path in home.rglob("trial.json")} == records
+    assert (home / "model/onnx/model.onnx").is_file()
+    assert _json(home / "result.json")["result"]["spearman"] is not None
+
+
 def test_keeping_everything_is_the_original(
     compress: Compress, folder: Path, pretrained: Path
 ) -> None:
