@@ -58,9 +58,9 @@ def test_too_large_a_student_is_rejected_before_training(sweep: Sweep, record: R
 
 
 def test_too_slow_a_student_is_rejected_before_training(sweep: Sweep, record: Record) -> None:
-    assert sweep("study=s", "objective.max_latency_ms=0") == MISTAKE
+    assert sweep("study=s", "objective.max_latency_ms=1e-6") == MISTAKE
     found = record("s/0")
-    assert "more than objective.max_latency_ms=0" in found["reason"]
+    assert "more than objective.max_latency_ms=1e-06" in found["reason"]
     assert found["steps"] == 0
 
 
