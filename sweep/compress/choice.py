@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
 from scipy.stats import spearmanr
 
 from slicewise.encoder.candidates import num_parameters, plain_neurons
@@ -142,10 +143,18 @@ class _Chooser:
         resource = next(iter(self.settings.budget))
         over = curve(library, resource, homogeneous=homogeneous)
         told = [self._told(plan) for plan in over]
-        log.info("Putting %d plans together", len(chosen) + len(self._some(told)))
-        measured = [self._measured(self._told(plan)) for plan in chosen]
-        some = set(self._some(told))
-        told = [self._measured(plan) if n in some else plan for n, plan in enumerate(told)]
+        some = self._some(told)
+        put_together = [
+            self._measured(plan)
+            for plan in track(
+                [*(self._told(plan) for plan in chosen), *(told[n] for n in some)],
+                "Putting plans together",
+                show_speed=False,
+            )
+        ]
+        measured = put_together[: len(chosen)]
+        for number, plan in zip(some, put_together[len(chosen) :], strict=True):
+            told[number] = plan
         pairs = [
             (plan.predicted, plan.measured)
             for plan in {plan.text: plan for plan in (*measured, *told)}.values()
