@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import hashlib
 import json
 import logging
@@ -31,7 +30,6 @@ import plotly.graph_objects as go
 import torch
 from machine import Table, description
 from pytorch_lightning import LightningModule, Trainer
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
@@ -43,6 +41,7 @@ from slicewise.data.corpus import Source, read_texts, split_of
 from slicewise.data.text import TextDataModule
 from slicewise.encoder.candidates import Proposal, Workshop, propose
 from slicewise.encoder.damage import Observations
+from slicewise.encoder.evaluation import read_pairs, spearman
 from slicewise.encoder.healing import Healer, OriginalSide, TextBatch, TextBatchDataModule
 from slicewise.encoder.plan import Candidate, choose
 from slicewise.encoder.refit import refit_encoder
@@ -455,13 +454,7 @@ class Bench:
         """Of the embeddings' cosine with the scores of the pairs."""
         if not self.pairs:
             return None
-        texts = sorted({text for one, other, _ in self.pairs for text in (one, other)})
-        embeddings = dict(zip(texts, encoder.encode(texts), strict=True))
-        found = [
-            F.cosine_similarity(embeddings[one], embeddings[other], dim=0).item()
-            for one, other, _ in self.pairs
-        ]
-        return float(spearmanr(found, [score for *_, score in self.pairs]).statistic)
+        return spearman(encoder, self.pairs)
 
     def _some(self, first: int, count: int) -> list[str]:
         generator = torch.Generator().manual_seed(11)
@@ -518,12 +511,6 @@ def describe(encoder: SlicedEncoder) -> str:
             sizes = (config["num_attention_heads"], config["intermediate_size"])
             words.append(f"{layer}" if sizes == WHOLE else "{} ({}/{})".format(layer, *sizes))
     return ", ".join(words)
-
-
-def read_pairs(file: str) -> list[tuple[str, str, float]]:
-    """Two texts and a score a line, without a header."""
-    with open(file, newline="") as lines:
-        return [(one, other, float(score)) for one, other, score, *_ in csv.reader(lines)]
 
 
 def _fit(module: LightningModule, data: TextBatchDataModule, steps: int) -> None:

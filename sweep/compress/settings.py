@@ -9,16 +9,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from slicewise.arguments import check_integers
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.trial.settings import FitSettings, Node
 
 Section = TypeVar("Section")
-Keep = Literal["front", "all", "none"]
 # Types, for people.
 _WORDS = {
     "int": "an integer",
@@ -237,9 +237,10 @@ def _flag(config: DictConfig, key: str) -> bool:
 
 
 def _at_least(least: int, section: str, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ArgumentError(f"{section}.{name}", value, f"an integer of at least {least}")
+    try:
+        check_integers(least, **values)
+    except ArgumentError as error:
+        raise error.within(section) from error
 
 
 def check_budget(settings: CompressSettings) -> None:
