@@ -19,7 +19,7 @@ from slicewise.encoder.sliced import Block, assemble, teacher_slice
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.students.layers import Geometry
 from sweep.compress.application import LIBRARY
-from sweep.compress.measure import block_of
+from sweep.compress.measure import block_of, save_students
 from sweep.compress.plans import ChosenPlan, Plans
 from sweep.compress.settings import CompressSettings
 from sweep.compress.workbench import Workbench, open_workbench
@@ -63,6 +63,7 @@ def choose_plans(settings: CompressSettings, folder: Path, embeddings: float) ->
         pass
     chooser = _Chooser(bench, settings, folder, embeddings)
     plans = chooser.plans(library, made_of)
+    chooser.keep(plans.chosen)
     plans.write(folder)
     return plans
 
@@ -125,7 +126,7 @@ class _Chooser:
     ) -> None:
         self.bench = bench
         self.settings = settings
-        self.library_folder = folder / LIBRARY if settings.library.steps else None
+        self.library_folder = folder / LIBRARY
         self.embeddings = embeddings
         self._blocks: dict[str, Block] = {}
 
@@ -174,6 +175,11 @@ class _Chooser:
             rank_correlation=correlation,
             layer_reduction=[self._told(plan) for plan in self._layer_reduction(library, resource)],
         )
+
+    def keep(self, plans: Sequence[ChosenPlan]) -> None:
+        """Saves what was put together for some plans, where their healing looks for it."""
+        codes = {code for plan in plans for code in plan.candidates}
+        save_students(self.library_folder, {code: self._blocks[code] for code in codes})
 
     def _layer_reduction(self, library: Sequence[Sequence[Candidate]], resource: str) -> list[Plan]:
         """The best plans over all budgets whose layers stay whole or go; none where none is."""

@@ -64,9 +64,10 @@ def _heal(trial: Attempt) -> tuple[float, ...]:
         trial.task.directory,
     )
     bench = open_workbench(settings)
-    lightning.seed_everything(settings.seed, verbose=False)
     going_on = agreed(lambda: usable_checkpoint(directory) is not None)
-    encoder = put_together(bench, trial.task.config.plan, _library(directory, settings))
+    encoder = put_together(bench, trial.task.config.plan, _library(directory))
+    # The fit draws the same, whether its first weights were read or solved for.
+    lightning.seed_everything(settings.seed, verbose=False)
     original, data = bench.original, TextBatchDataModule(bench.data, settings.heal.groups)
     del bench
     # A fit needs the memory more.
@@ -121,10 +122,8 @@ def put_together(bench: Workbench, plan: str, library: Path | None) -> SlicedEnc
     return assemble(bench.original, [block_of(bench, p, library) for p in bench.plan(plan)])
 
 
-def _library(directory: Path, settings: CompressSettings) -> Path | None:
-    """The folder of the library's trials, where they fitted students."""
-    if not settings.library.steps:
-        return None
+def _library(directory: Path) -> Path | None:
+    """The folder of the library's trials."""
     # A repetition lies in its trial's folder.
     above = (parent / LIBRARY for parent in directory.absolute().parents)
     return next((folder for folder in above if folder.is_dir()), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,22 +142,33 @@ def block_of(bench: Workbench, proposal: Proposal, library: Path | None) -> Bloc
     Args:
         bench: Of the same settings.
         proposal: Which.
-        library: Folder of the trials that fitted students; None: there are first weights alone.
+        library: Folder of its trials, in which the students of some are kept; None: there is none.
     """
-    if library is not None:
-        for code, student in _students(library):
-            if code == proposal.code:
-                device = next(bench.original.embeddings.parameters()).device
-                return Block(
-                    load_student(student).to(device), proposal.span, proposal.layers
-                ).eval()
-        if proposal.family is not Nothing:
-            log.warning(
-                "%s was not kept as it was fitted: its first weights alone (library.keep=all)",
-                proposal.name,
-            )
+    for code, student in _students(library) if library is not None else ():
+        if code == proposal.code:
+            device = next(bench.original.embeddings.parameters()).device
+            return Block(load_student(student).to(device), proposal.span, proposal.layers).eval()
+    if bench.settings.library.steps and proposal.family is not Nothing:
+        log.warning(
+            "%s was not kept as it was fitted: its first weights alone (library.keep=all)",
+            proposal.name,
+        )
     lightning.seed_everything(bench.settings.seed, verbose=False)
     return bench.workshop.build(proposal)
+
+
+def save_students(library: Path, blocks: Mapping[str, Block]) -> None:
+    """Puts first weights into the folders of their trials: solving for them takes much memory.
+
+    Args:
+        library: Folder of the trials.
+        blocks: By the codes of their candidates; what is there already stays.
+    """
+    for path in record_files(library):
+        student = path.parent / STUDENT_FOLDER
+        block = blocks.get(str(TrialRecord.read(path.parent).params.get("candidate")))
+        if block is not None and not student.is_dir():
+            save_student(student_of(block), student)
 
 
 def keep_students(library: Path, codes: Collection[str]) -> None:
