@@ -72,12 +72,15 @@ LOCAL_SLICES = 3
 # Heads and neurons of a layer of MiniLM.
 WHOLE = (12, 1536)
 
-REDUCTION, NOISE, TEXT, OURS = (
+REDUCTION, NOISE, TEXT, OURS, FITTED = (
     "layer reduction",
     "local fits on noise, then healing",
     "local fits on text, then healing",
     "chosen plan, healed",
+    "chosen plan, local fits on text, then healing",
 )
+# Those that spend half of their steps on local fits.
+LOCAL = (NOISE, TEXT, FITTED)
 
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/compress.svg"
@@ -123,7 +126,7 @@ class Row:
 
     Attributes:
         size: Of `SHARES`.
-        method: One of the four.
+        method: One of the five.
         recipe: How it learns.
         layers: Those that layer reduction keeps.
         first: First weights of a chosen plan: `slice`: each block fitted to its slice's output, as
@@ -165,6 +168,7 @@ def all_rows() -> list[Row]:
         rows += [Row(size, method, recipe) for method in (NOISE, TEXT) for recipe in (adamw, muon)]
         rows += [Row(size, OURS, adamw, first="slice")]
         rows += [Row(size, OURS, muon, first=first) for first in ("slice", "row", "layer")]
+        rows += [Row(size, FITTED, muon, first="slice")]
     return rows
 
 
@@ -363,7 +367,7 @@ class Bench:
         encoder = self.build(row)
         before = self.cosine(encoder)
         optimizer, scheduler = row.recipe.factories()
-        local = self.steps // 2 if row.method in (NOISE, TEXT) else 0
+        local = self.steps // 2 if row.method in LOCAL else 0
         started = time.process_time()
         after_local = None
         if local:
@@ -401,7 +405,7 @@ class Bench:
             spans = spread(row.layers, self.original.num_layers)
             pairs = zip(row.layers, spans, strict=True)
             blocks = [self._layer(layer, span) for layer, span in pairs]
-        elif row.method == OURS:
+        elif row.method in (OURS, FITTED):
             blocks = self._chosen(budget, row.first)
         else:
             spans = partition(self.original.num_layers, self.original.num_layers // LOCAL_SLICES)
@@ -533,7 +537,7 @@ def write_table(bench: Bench, state: State, options: argparse.Namespace) -> None
     original = bench.spearman(bench.original)
     table = Table(
         "whole.md",
-        "Smaller encoders, four ways",
+        "Smaller encoders, five ways",
         [
             f"`python benchmarks/whole.py`, {description()}, one thread, {PRECISION}.",
             f"MiniLM's six layers ({bench.parameters:,} parameters) made smaller. All rows: the",
@@ -560,7 +564,7 @@ def write_table(bench: Bench, state: State, options: argparse.Namespace) -> None
         found = state.rows.get(row.name)
         if found is None:
             continue
-        local = row.method in (NOISE, TEXT)
+        local = row.method in LOCAL
         half = bench.steps // 2
         first = f", first weights by {row.first}" if row.first else ""
         table.add(

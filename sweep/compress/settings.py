@@ -81,7 +81,7 @@ class HealingSettings:
     steps: int = 300
     hidden_weight: float = 1.0
     cosine_weight: float = 1.0
-    groups: int = 4
+    groups: int = 8
 
 
 @dataclass(frozen=True)
