@@ -26,8 +26,15 @@ _PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"
 _MULTIRUN = ("-m", "--multirun")
 
 
+# Kernels of the shapes that came last that torch's CPU libraries keep, instead of a thousand each:
+# texts have many lengths and layers many widths, and a healing would need twice the memory.
+_KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+
+
 def main() -> int:
     register_resolvers()
+    for name, number in _KERNELS_KEPT.items():
+        os.environ.setdefault(name, number)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]

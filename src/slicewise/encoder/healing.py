@@ -27,6 +27,9 @@ from slicewise.targets import TargetStore
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 
+# Groups are as long as a multiple of it: kernels are made, and kept, for each shape anew.
+_LENGTHS = 8
+
 # What an encoder shares with the original, in the names of a checkpoint.
 _SHARED = "encoder.embeddings."
 
@@ -58,8 +61,8 @@ class TextBatchDataModule(LightningDataModule):
     """The tokens of a data module that reads text, instead of the hidden states that it makes.
 
     Texts of a batch differ in length, and most of a batch would be padding. So its rows are sorted
-    by length and handed over in groups, each as long as its longest row: the same texts, the same
-    loss, a fraction of the work.
+    by length and handed over in groups, each about as long as its longest row: the same texts, the
+    same loss, a fraction of the work.
 
     Args:
         texts: Says which tokens are in a batch.
@@ -97,16 +100,12 @@ class TextBatchDataModule(LightningDataModule):
         ids_BT, keep_BT = self.texts.token_ids(index)
         lengths_B = keep_BT.sum(1)
         rows = lengths_B.argsort(stable=True).tensor_split(self.groups)
-        return TextBatch(
-            tuple(
-                (
-                    ids_BT[some, : int(lengths_B[some].max())].to(device),
-                    keep_BT[some, : int(lengths_B[some].max())].to(device),
-                )
-                for some in rows
-            ),
-            index,
-        )
+        groups = []
+        for some in rows:
+            length = -(-int(lengths_B[some].max()) // _LENGTHS) * _LENGTHS
+            x_BT, real_BT = ids_BT[some, :length], keep_BT[some, :length]
+            groups.append((x_BT.to(device), real_BT.to(device)))
+        return TextBatch(tuple(groups), index)
 
     def train_dataloader(self) -> BatchIndices:
         self.texts.trainer = self.trainer
