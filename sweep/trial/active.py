@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,7 +50,10 @@ class ActiveTrial:
             raise TrialLost
 
     def is_lost(self) -> bool:
-        """Whether the trial has been given to another worker, as the storage knows now."""
+        """Whether the trial has been given to another worker, as far as is known.
+
+        It costs nothing while the heartbeat's thread goes on asking the storage.
+        """
         return self.abandoned.is_set()
 
     def report(self, value: float, step: int) -> None:
@@ -66,6 +71,9 @@ class StudyTrial(ActiveTrial):
         trial: Optuna's.
         stop: Set when the trial should stop at the next batch.
         is_ours: Asks the storage whether the trial is still this worker's.
+        trusted_seconds: How long after the heartbeat's thread has seen that it is, it need not be
+            asked again: less than the others wait before they take a worker for dead. A process
+            that was suspended comes back after them, and asks.
     """
 
     in_study = True
@@ -75,17 +83,36 @@ class StudyTrial(ActiveTrial):
         trial: Trial,
         stop: threading.Event,
         is_ours: Callable[[], bool] = lambda: True,
+        trusted_seconds: float = 0.0,
     ) -> None:
         super().__init__(stop)
         self.trial = trial
         self.number = trial.number
         self.params = trial.params
         self._is_ours = is_ours
+        self._trusted_seconds = trusted_seconds
+        self._confirmed = -math.inf
+
+    def confirm(self, moment: float) -> None:
+        """Notes that the storage was asked at that moment, and named this worker.
+
+        Args:
+            moment: By `time.monotonic`, before it was asked.
+        """
+        self._confirmed = moment
+
+    def check_possession(self) -> None:
+        self._ask()
+        super().check_possession()
 
     def is_lost(self) -> bool:
+        if time.monotonic() - self._confirmed > self._trusted_seconds:
+            self._ask()
+        return self.abandoned.is_set()
+
+    def _ask(self) -> None:
         if not self.abandoned.is_set() and not self._is_ours():
             self.abandoned.set()
-        return self.abandoned.is_set()
 
     def report(self, value: float, step: int) -> None:
         """Reports an intermediate value; of no use, and left out, with several directions."""

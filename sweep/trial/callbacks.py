@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 
 from sweep.trial.active import ActiveTrial
 from sweep.trial.lockstep import agreed
+from sweep.trial.metrics_file import save_rows
 from sweep.trial.outcome import FitFailed, TrialLost, TrialStopped
 from sweep.trial.resume import BetweenSteps, ResumePoint
 
@@ -41,6 +42,8 @@ class FinalValidation(Callback):
         self.step = trainer.global_step
         # The training loss stays that of the fit, whatever is validated after it.
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Before whatever ends the fit here.
+        save_rows(trainer.loggers)
         loss = self.metrics[self.monitor]
         if not math.isfinite(loss):
             raise FitFailed(f"{self.monitor} is {loss} after {trainer.global_step} steps")

@@ -1,15 +1,21 @@
-"""metrics.csv, in the trial's own folder."""
+"""metrics.csv, in the trial's own folder.
+
+Lightning has a row written as soon as it is logged. Here rows wait for a validation, a checkpoint,
+the end of the fit, or ten seconds: opening a file takes about as long as a GPU's step.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from slicewise.atomic import write_atomically
@@ -25,11 +31,14 @@ class MetricsFile(CSVLogger):
 
     Args:
         directory: The trial's.
-        flush_logs_every_n_steps: As Lightning's.
+        every_seconds: The longest that a row waits for the next one to be written with; 10 unless
+            given, and 0 to write each at once.
     """
 
-    def __init__(self, directory: str, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(directory, "", "", flush_logs_every_n_steps=flush_logs_every_n_steps)
+    def __init__(self, directory: str, every_seconds: float = 10.0) -> None:
+        super().__init__(directory, "", "")
+        self.every_seconds = every_seconds
+        self._flushed = time.monotonic()
 
     @property
     @rank_zero_experiment
@@ -47,9 +56,31 @@ class MetricsFile(CSVLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        # Lightning also saves when a fit is left, which may be because the trial was lost.
+        """What Lightning calls after each row."""
+        if time.monotonic() - self._flushed >= self.every_seconds:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Writes all rows that there are."""
+        self._flushed = time.monotonic()
+        # Also called when a fit is left, which may be because the trial was lost.
         if not _belongs_to_another():
             super().save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._experiment is not None:
+            self.flush()
+
+
+def save_rows(loggers: Iterable[Logger]) -> None:
+    """Has loggers write what they hold: now it counts."""
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            logger.flush()
+        else:
+            logger.save()
 
 
 def _belongs_to_another() -> bool:

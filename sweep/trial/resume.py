@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from sweep.trial.active import active_trial
 from sweep.trial.checkpoint import CHECKPOINT
 from sweep.trial.lockstep import agreed
-from sweep.trial.metrics_file import MetricsFile
+from sweep.trial.metrics_file import MetricsFile, save_rows
 from sweep.trial.outcome import TrialLost
 
 
@@ -102,8 +102,7 @@ class ResumePoint(BetweenSteps):
         unfinished = path.with_suffix(f".{os.getpid()}")
         trainer.save_checkpoint(unfinished, weights_only=False)
         # Rows past the checkpoint can be dropped; missing ones before it would stay missing.
-        for logger in trainer.loggers:
-            logger.save()
+        save_rows(trainer.loggers)
         if trainer.is_global_zero:
             unfinished.replace(path)
         self._saved = time.monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from sweep.study.attributes import WORKER
 from sweep.study.presence import (
@@ -72,9 +73,12 @@ class Lookout:
                 os._exit(1)
         active = self._active
         if active is not None:
+            asked = time.monotonic()
             stored = self._storage.get_trial(active.trial._trial_id)
             if stored.user_attrs.get(WORKER) != self._name:
                 active.abandoned.set()
+            elif stored.state is TrialState.RUNNING:
+                active.confirm(asked)
 
     def dead_workers(self) -> set[str]:
         """Workers that no longer live; those of this machine as of this moment."""

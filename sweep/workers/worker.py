@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ class Worker:
             return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
         ran = 0
         while not watch.stop.is_set():
+            asked = time.monotonic()
             claim = shared.claim(name, watch.dead_workers())
             if claim is Rest.WAIT:
                 # Others may yet die and leave us their trial.
@@ -115,7 +117,7 @@ class Worker:
             elif isinstance(claim, Rest):
                 return {"trials": ran, "end": claim.name}
             else:
-                self._run(claim, name, shared, watch, composer)
+                self._run(claim, asked, name, shared, watch, composer)
                 ran += 1
         return {"trials": ran, "end": "STOPPED"}
 
@@ -139,13 +141,18 @@ class Worker:
     def _run(
         self,
         trial: Trial,
+        claimed: float,
         name: str,
         shared: SharedStudy,
         watch: Lookout,
         composer: TrialComposer,
     ) -> None:
-        """Runs one trial to whatever end, and tells the study."""
-        active = StudyTrial(trial, watch.stop, functools.partial(shared._belongs, trial, name))
+        """Runs one trial, claimed at a moment, to whatever end, and tells the study."""
+        # Two rounds of the heartbeat's thread; it takes others six heartbeats to find us dead.
+        trusted = 2 * min(self.heartbeat, SWEEP_HEARTBEAT_SECONDS)
+        is_ours = functools.partial(shared._belongs, trial, name)
+        active = StudyTrial(trial, watch.stop, is_ours, trusted)
+        active.confirm(claimed)
         try:
             with watch.over(active):
                 outcome = self._outcome(active, composer)

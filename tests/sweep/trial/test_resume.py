@@ -478,7 +478,7 @@ def _write_rows(directory: Path, *steps: int) -> None:
     logger = MetricsFile(str(directory))
     for step in steps:
         logger.log_metrics({"valid_l1": step / 10}, step)
-    logger.save()
+    logger.flush()
 
 
 def _rows(directory: Path) -> list[tuple[int, float]]:
@@ -501,7 +501,7 @@ def test_a_row_that_is_half_there_is_dropped(tmp_path: Path) -> None:
     logger = MetricsFile(str(tmp_path))
     logger.drop_after(6)
     logger.log_metrics({"valid_l1": 0.5}, 5)
-    logger.save()
+    logger.flush()
     assert _rows(tmp_path) == [(1, 0.1), (3, 0.3), (5, 0.5)]
 
 
@@ -510,7 +510,7 @@ def test_a_new_column_keeps_the_rows(tmp_path: Path) -> None:
     logger = MetricsFile(str(tmp_path))
     logger.drop_after(4)
     logger.log_metrics({"valid_l1": 0.5, "train_l1": 0.4}, 5)
-    logger.save()
+    logger.flush()
     assert _rows(tmp_path) == [(1, 0.1), (3, 0.3), (5, 0.5)]
     assert not [p for p in tmp_path.iterdir() if p.name != "metrics.csv"]
 
