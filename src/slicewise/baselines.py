@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from slicewise.data.batch import l1_loss
 
+BASELINES = ("zero", "input", "position_mean", "running_average")
 # The article's: after 70 batches half of the average is of them.
 RUNNING_AVERAGE_ALPHA = 0.01
 
@@ -125,16 +126,8 @@ class Baselines:
             target: What left it, (B, T, H).
             real_tokens: (B, T), which of them count; None: all.
         """
-        predictions = {
-            "zero": torch.zeros_like(target),
-            "input": hidden_states,
-            "position_mean": self.mean_TH.expand_as(target),
-            "running_average": self.running_TH.expand_as(target),
-        }
-        return {
-            name: l1_loss(prediction, target, real_tokens)
-            for name, prediction in predictions.items()
-        }
+        constants = (self.mean_TH, self.running_TH)
+        return baseline_losses(hidden_states, target, *constants, real_tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; called by all ranks together."""
@@ -146,3 +139,30 @@ class Baselines:
         total_2TF = state["total"].to(self._share_2TF.device)
         # One rank holds what all had; the others begin anew.
         self._share_2TF = total_2TF.clone() if self.rank == 0 else torch.zeros_like(total_2TF)
+
+
+def baseline_losses(
+    hidden_states: Tensor,
+    target: Tensor,
+    mean: Tensor,
+    running: Tensor,
+    real_tokens: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The L1 loss of each of `BASELINES` on one batch, as a function of tensors alone.
+
+    Args:
+        hidden_states: What entered the slice, (B, T, H).
+        target: What left it, (B, T, H).
+        mean, running: The two constants, (T, H).
+        real_tokens: (B, T), which of them count; None: all.
+    """
+    predictions = (
+        torch.zeros_like(target),
+        hidden_states,
+        mean.expand_as(target),
+        running.expand_as(target),
+    )
+    return {
+        name: l1_loss(prediction, target, real_tokens)
+        for name, prediction in zip(BASELINES, predictions, strict=True)
+    }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -36,32 +36,43 @@ class Captured:
     """A function of tensors that runs as a CUDA graph from its fourth call on.
 
     Each shape of its arguments has a graph of its own. What cannot be recorded, because it waits
-    for the device or for memory, goes on as it is, and the log says so once.
+    for the device or for memory, goes on as it is, and the log says so once. On a CPU, which has
+    no graphs, every call is the function's.
 
     A graph draws random numbers from the seed that is set when it runs, as the function would.
 
     Args:
-        function: Takes tensors on one GPU, or None in their place, and returns tensors; whatever
-            else it reads or changes on the GPU must stay where it is in memory.
+        function: Takes tensors on one device, or None in their place, and returns tensors;
+            whatever else it reads or changes on a GPU must stay where it is in memory.
         name: What the log calls it.
+        warm_up: Calls before the recording; 3 unless given, after which an optimizer has made its
+            state. For what keeps none 1 will do.
+
+    Example:
+        >>> double = Captured(lambda x: (2 * x,), "doubling")
+        >>> double(torch.ones(2))
+        (tensor([2., 2.]),)
     """
 
-    def __init__(self, function: Callable[..., Tensors], name: str) -> None:
+    def __init__(
+        self, function: Callable[..., Tensors], name: str, warm_up: int = _WARM_UP
+    ) -> None:
         self.function = function
         self.name = name
+        self.warm_up = warm_up
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
         self._refused = False
 
     def __call__(self, *arguments: Tensor | None) -> Tensors:
         """What the function returns for the arguments; the next call may write over it."""
-        if self._refused:
+        if self._refused or not any(a is not None and a.is_cuda for a in arguments):
             return self.function(*arguments)
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
         if recorded is None:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
-            if calls <= _WARM_UP or len(self._graphs) == _MAX_GRAPHS:
+            if calls <= self.warm_up or len(self._graphs) == _MAX_GRAPHS:
                 # As PyTorch asks of whatever is recorded later.
                 return on_side_stream(self.function, *arguments)()
             recorded = self._record(*arguments)
@@ -116,6 +127,14 @@ def on_side_stream(
         return outputs
 
     return join
+
+
+def addresses_of(*modules: nn.Module) -> tuple[int, ...]:
+    """Where the weights lie in memory: elsewhere after a move to another device and back.
+
+    A graph reads them where they were when it was recorded.
+    """
+    return tuple(parameter.data_ptr() for m in modules for parameter in m.parameters())
 
 
 def _mode() -> tuple[bool, torch.dtype]:

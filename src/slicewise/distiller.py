@@ -16,9 +16,11 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from slicewise.baselines import Baselines
+from slicewise.capturing import hold_rates_on
 from slicewise.data.batch import Batch, l1_loss
 from slicewise.students.base import Student
 from slicewise.teacher import TeacherSlice
+from slicewise.validation import LOSSES, ValidationLosses, batch_losses
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -101,6 +103,9 @@ class Distiller(LightningModule):
         self.targets = targets or self._ask_teacher
         self.seed = seed
         self.loss = loss
+        self._losses = ValidationLosses()
+        # From the tensors of a validation batch to its losses.
+        self._evaluate: Callable[..., tuple[Tensor, ...]] = self._losses_of
 
     @property
     def teacher(self) -> TeacherSlice:
@@ -143,8 +148,14 @@ class Distiller(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
+    def on_train_start(self) -> None:
+        if self.device.type == "cuda":
+            for optimizer in self.trainer.optimizers:
+                hold_rates_on(self.device, optimizer)
+
     def on_validation_start(self) -> None:
         self.baselines.gather()
+        self._losses = ValidationLosses()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["baselines"] = self.baselines.state_dict()
@@ -160,32 +171,29 @@ class Distiller(LightningModule):
         self.log("train_l1", loss, prog_bar=True, batch_size=len(target_BTH))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        target_BTH, real_BT = self.targets(batch), batch.real_tokens()
-        prediction_BTH = self(batch.hidden_states, batch.attention_mask)
-        losses = {"valid_l1": l1_loss(prediction_BTH, target_BTH, real_BT)}
-        for name, loss in self.baselines.losses(batch.hidden_states, target_BTH, real_BT).items():
-            losses[f"baseline/{name}"] = loss
-        # A batch counts by its tokens.
-        tokens = target_BTH[..., 0].numel() if real_BT is None else int(real_BT.sum())
-        for name, loss in losses.items():
-            shown = name == "valid_l1"
-            self.log(name, loss, prog_bar=shown, sync_dist=True, batch_size=tokens)
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._validate(batch)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Lightning refuses to clip for fused optimizers, which may unscale the gradients
-        # themselves; where nothing has scaled them, there is nothing to refuse.
-        plugin = self.trainer.precision_plugin
-        scaled = getattr(plugin, "scaler", None) is not None
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and not scaled:
-            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+    def on_validation_epoch_end(self) -> None:
+        several = self.trainer.world_size > 1
+        means_M = self._losses.means(several)
+        if not several:
+            # All at once; whoever reads one of them waits for nothing.
+            means_M = means_M.cpu()
+        for name, loss in zip(LOSSES, means_M, strict=True):
+            shown = name == "valid_l1"
+            self.log(name, loss, prog_bar=shown, sync_dist=several, batch_size=1)
+
+    def _validate(self, batch: Batch) -> None:
+        """Takes the losses of one validation batch into those of the validation."""
+        inputs = (batch.hidden_states, batch.attention_mask, self.targets(batch))
+        constants = (self.baselines.mean_TH, self.baselines.running_TH)
+        self._losses.add(*self._evaluate(*inputs, *constants))
+
+    @torch.no_grad()
+    def _losses_of(self, *tensors: Any) -> tuple[Tensor, Tensor]:
+        """`batch_losses` of the student with its weights of the moment."""
+        return batch_losses(self.student, *tensors)
 
     def _ask_teacher(self, batch: Batch) -> Tensor:
         target_BTH: Tensor = self.teacher(batch.hidden_states, batch.attention_mask)
@@ -193,6 +201,9 @@ class Distiller(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.student.parameters())
+        # A fused optimizer would unscale gradients itself, after they are clipped, so Lightning
+        # refuses to clip for it. This way Lightning unscales them, before.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.scheduler_factory is None:
             return optimizer
         scheduler = self.scheduler_factory(optimizer, total_steps=int(self.total_steps))

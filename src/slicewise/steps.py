@@ -9,16 +9,23 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import Optimizer
 
+from slicewise.capturing import (
+    FitFacts,
+    settings_of,
+    why_not_captured,
+    why_one_by_one,
+    why_update_outside,
+)
 from slicewise.cuda_graph import Captured, on_side_stream
 from slicewise.data.batch import BatchIndex
 from slicewise.data.hidden_states import HiddenStatesDataModule
@@ -26,8 +33,11 @@ from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
 from slicewise.targets import CachedTargets
 
+log = logging.getLogger(__name__)
+
 # Above it, Lightning's part is too small to matter, and a fit would be long in stopping.
 _MOST_AT_ONCE = 32
+_SCHEDULED = "its schedule changes more than the learning rate"
 # Shapes of students for which one process keeps compiled code.
 _MAX_SHAPES = 64
 
@@ -96,8 +106,12 @@ class ManualDistiller(Distiller):
         return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
     def on_train_start(self) -> None:
-        optimizer = self._optimizer()
-        self._record(with_optimizer=self.capture and _make_capturable(optimizer, self.device))
+        super().on_train_start()
+        if self.capture:
+            reason = why_update_outside(self._optimizer())
+            if reason is not None:
+                log.info("Captured steps end before the optimizer's update: %s", reason)
+        self._record(with_optimizer=self.capture and _make_capturable(self._optimizer()))
 
     def _record(self, with_optimizer: bool) -> None:
         """Prepares the steps from here on; a graph is recorded after some of them.
@@ -107,7 +121,7 @@ class ManualDistiller(Distiller):
                 settings that it was recorded with, but for the learning rate.
         """
         self._steps_in_graph = with_optimizer
-        self._recorded_settings = _settings(self._optimizer()) if with_optimizer else None
+        self._recorded_settings = settings_of(self._optimizer()) if with_optimizer else None
         teacher: Callable[..., Tensor] = self.teacher
         student: Callable[..., Tensor] = self.student
         loss: Callable[..., Tensor] = self.loss
@@ -124,6 +138,22 @@ class ManualDistiller(Distiller):
     def on_train_end(self) -> None:
         # A graph keeps its memory as long as it is there.
         self._parts = None
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.capture:
+            # The student has come to where its weights stay until `teardown`.
+            self._evaluate = Captured(self._losses_of, "a validation's batch", warm_up=1)
+
+    def teardown(self, stage: str) -> None:
+        self._evaluate = self._losses_of
+
+    def validation_step(self, batch: tuple[BatchIndex, ...], batch_idx: int) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for index in batch:
+            with torch.autocast(self.device.type, enabled=False):
+                made = data.kept_batch(index, self.device)
+            self._validate(made)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -151,7 +181,8 @@ class ManualDistiller(Distiller):
             taken.increment_completed()
             if scheduler is not None:
                 scheduler.step()  # type: ignore[union-attr]
-                if self._recorded_settings not in (None, _settings(optimizer)):
+                if self._recorded_settings not in (None, settings_of(optimizer)):
+                    log.info("Captured steps end before the optimizer's update: %s", _SCHEDULED)
                     self._record(with_optimizer=False)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_before_zero_grad(self.trainer, self, optimizer)
@@ -187,7 +218,9 @@ class ManualDistiller(Distiller):
         it is not known."""
         assert self._parts is not None
         optimizer = self._optimizer()
-        optimizer.zero_grad()
+        # An update that is launched by itself reads the gradients where they lie, whichever of the
+        # graphs has run: all of them write to one place.
+        optimizer.zero_grad(set_to_none=self._steps_in_graph or not self.capture)
         # A GPU runs teacher and student at once: neither fills it.
         pending = None if target is not None else self._start_teacher(hidden_states, attention_mask)
         prediction_BTH = self._parts.student(hidden_states, attention_mask)
@@ -260,8 +293,10 @@ def settled_steps(
         ArgumentError: `at_once` does not fit into what lies between two validations, steps
             cannot be taken but one by one, or a CPU's code cannot be compiled here.
     """
-    obstacle = _obstacle(trainer)
-    captured = capture and trainer.strategy.root_device.type == "cuda" and obstacle is None
+    facts = FitFacts.of(trainer)
+    reason = why_one_by_one(facts)
+    obstacle = None if reason is None else f" ({reason})"
+    captured = capture and why_not_captured(facts) is None
     fitting = [1] if obstacle else _divisors(_steps_between_events(trainer, data), _MOST_AT_ONCE)
     if at_once == "auto":
         at_once = fitting[-1] if captured else 1
@@ -269,7 +304,7 @@ def settled_steps(
         allowed = ", ".join(map(str, fitting))
         raise ArgumentError("at_once", at_once, f"auto, {allowed}" + (obstacle or ""))
     assert isinstance(at_once, int)
-    if compile and trainer.strategy.root_device.type == "cpu":
+    if compile and facts.device == "cpu":
         obstacle = obstacle or _missing_compiler()
     if compile and obstacle:
         raise ArgumentError("compile", True, "false" + obstacle)
@@ -302,6 +337,8 @@ def new_distiller(
         ArgumentError: See `settled_steps`.
     """
     at_once, captured = settled_steps(trainer, data, at_once, capture, compile)
+    if capture and not captured:
+        _say_what_it_costs(FitFacts.of(trainer))
     if at_once == 1 and not (captured or compile):
         return Distiller(*arguments, **named)
     distiller = ManualDistiller(
@@ -316,22 +353,24 @@ def new_distiller(
     trainer.gradient_clip_val = None
     _count_in_batches(trainer, data, at_once)
     data.at_once = at_once
+    if trainer.limit_val_batches:
+        # A validation is one batch, so that Lightning does nothing between its parts.
+        data.valid_at_once = _validation_batches(trainer, data)
+        trainer.limit_val_batches = 1.0
     return distiller
 
 
-def _obstacle(trainer: lightning.Trainer) -> str | None:
-    """Why steps are taken by Lightning, one by one; None where they need not be."""
-    if trainer.world_size > 1:
-        return " (several ranks share each step)"
-    if trainer.accumulate_grad_batches != 1:
-        return f" (trainer.accumulate_grad_batches={trainer.accumulate_grad_batches})"
-    overfit_batches = trainer.overfit_batches  # type: ignore[attr-defined]
-    if overfit_batches:
-        return f" (trainer.overfit_batches={overfit_batches})"
-    plugin = trainer.precision_plugin
-    if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
-        return f" (trainer.precision={trainer.precision} scales gradients)"
-    return None
+def _say_what_it_costs(facts: FitFacts) -> None:
+    """In one line, where there is a GPU that could do better."""
+    if facts.device != "cuda":
+        return
+    remedy = "; trainer.precision=bf16-mixed would be captured" if facts.scales_gradients else ""
+    log.warning(
+        "Steps are launched kernel by kernel, which takes a small student about six times as long "
+        "as captured ones: %s%s",
+        why_not_captured(facts),
+        remedy,
+    )
 
 
 def _missing_compiler() -> str | None:
@@ -363,6 +402,14 @@ def steps_to_validation(trainer: lightning.Trainer, data: HiddenStatesDataModule
     return max(1, int(steps_of_epoch(trainer, data) * interval))
 
 
+def _validation_batches(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
+    """How many batches a validation has, as Lightning counts them, on one rank."""
+    limit = trainer.limit_val_batches
+    if isinstance(limit, int):
+        return min(data.valid_batches, limit)
+    return int(data.valid_batches * limit)
+
+
 def _steps_between_events(trainer: lightning.Trainer, data: HiddenStatesDataModule) -> int:
     """The most steps that fit, again and again, between all that must happen in between."""
     events = [steps_of_epoch(trainer, data), steps_to_validation(trainer, data)]
@@ -384,20 +431,10 @@ def _divisors(number: int, most: int) -> list[int]:
     return [n for n in range(1, min(number, most) + 1) if number % n == 0] or [1]
 
 
-def _make_capturable(optimizer: Optimizer, device: torch.device) -> bool:
-    """Lets a graph hold the optimizer's step, where it is the same then; says whether."""
-    if not all(group.get("fused") and "capturable" in group for group in optimizer.param_groups):
+def _make_capturable(optimizer: Optimizer) -> bool:
+    """Lets a graph hold the optimizer's update, where it is the same then; says whether."""
+    if why_update_outside(optimizer) is not None:
         return False
     for group in optimizer.param_groups:
         group["capturable"] = True
-        # A number would be what it was when the graph was recorded; schedulers write to a tensor.
-        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
     return True
-
-
-def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """All numbers that an optimizer goes by, but for the learning rate."""
-    return [
-        {key: value for key, value in group.items() if key not in ("params", "lr")}
-        for group in optimizer.param_groups
-    ]

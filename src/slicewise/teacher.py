@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from slicewise.arguments import check_integers, check_multiple
-from slicewise.cuda_graph import Captured
+from slicewise.cuda_graph import Captured, addresses_of
 from slicewise.errors import ArgumentError, MissingResource, ResourceError, SlicewiseError
 from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
 
@@ -116,15 +116,10 @@ class TeacherSlice(nn.Module):
     @property
     def captured(self) -> Captured:
         """The same function as a CUDA graph; made once, for all who ask."""
-        # Graphs read the weights where they were.
-        addresses = self._addresses()
+        addresses = addresses_of(self)
         if self._captured is None or self._captured[0] != addresses:
             self._captured = (addresses, Captured(lambda *batch: (self(*batch),), "the teacher"))
         return self._captured[1]
-
-    def _addresses(self) -> tuple[int, ...]:
-        """Where the weights lie in memory: elsewhere after a move to another device."""
-        return tuple(parameter.data_ptr() for parameter in self.parameters())
 
     def whole(self) -> WholeModel:
         """The rest of the model: tokenizer, embeddings, and the layers around the slice.

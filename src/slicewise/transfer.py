@@ -1,10 +1,11 @@
 """Whether a student would survive in the model: its slice of the model replaced, on real text.
 
-Shapes: B batch, T tokens, H hidden size.
+Shapes: B batch, T tokens, H hidden size, K real tokens of a batch.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slicewise.cuda_graph import Captured, addresses_of
 from slicewise.data.corpus import stdlib_test_sentences
 from slicewise.errors import ArgumentError
 from slicewise.teacher import TeacherSlice
@@ -52,6 +54,7 @@ class _Original(NamedTuple):
         leaving: Those that leave it, (B, T, H).
         embeddings: The final ones, (B, H).
         keep: Which are real tokens, (B, T).
+        real: The places of those in the rows put one after the other, (K,).
         attention_mask: Additive, (B, 1, 1, T), or None where all are.
     """
 
@@ -59,6 +62,7 @@ class _Original(NamedTuple):
     leaving: Tensor
     embeddings: Tensor
     keep: Tensor
+    real: Tensor
     attention_mask: Tensor | None
 
     def to(self, device: torch.device) -> _Original:
@@ -67,6 +71,7 @@ class _Original(NamedTuple):
             self.leaving.to(device),
             self.embeddings.to(device),
             self.keep.to(device),
+            self.real.to(device),
             None if self.attention_mask is None else self.attention_mask.to(device),
         )
 
@@ -111,6 +116,8 @@ class TransferTest:
         # Texts of one length side by side, so that little is spent on padding.
         encoded.sort(key=len)
         self._originals = []
+        self._comparisons: list[Captured] = []
+        self._placed: object = None
         for start in range(0, len(encoded), BATCH_SIZE):
             rows = encoded[start : start + BATCH_SIZE]
             ids_BT, keep_BT = (x.to(device) for x in self.whole.pad(rows, max(map(len, rows))))
@@ -118,28 +125,49 @@ class TransferTest:
             entering_BTH = self.whole.enter(ids_BT, keep_BT)
             leaving_BTH = teacher(entering_BTH, mask)
             embeddings_BH = self.whole.leave(leaving_BTH, keep_BT)
+            real_K = keep_BT.flatten().nonzero()[:, 0]
             self._originals.append(
-                _Original(entering_BTH, leaving_BTH, embeddings_BH, keep_BT, mask)
+                _Original(entering_BTH, leaving_BTH, embeddings_BH, keep_BT, real_K, mask)
             )
+        self._tokens = sum(len(original.real) for original in self._originals)
 
     @torch.no_grad()
     def __call__(self, student: nn.Module) -> Transfer:
         """Puts the student in the slice's place; on its device, in eval mode for the time."""
         device = _device(student, self._originals[0].entering.device)
-        self._move(device)
-        difference, cosine, tokens, texts = 0.0, 0.0, 0, 0
+        self._place(device)
+        found = []
         with _evaluated(student):
-            for original in self._originals:
-                entering, leaving, embeddings, keep, mask = original.to(device)
-                output_BTH = student(entering, mask).float()
-                embeddings_BH = self.whole.leave(output_BTH, keep)
-                difference_BT = (output_BTH - leaving).abs().mean(-1)
-                difference += difference_BT[keep].sum(dtype=torch.float64).item()
-                cosine_B = F.cosine_similarity(embeddings_BH, embeddings)
-                cosine += cosine_B.sum(dtype=torch.float64).item()
-                tokens += int(keep.sum())
-                texts += len(keep)
-        return Transfer(difference / tokens, cosine / texts)
+            for original, compare in zip(self._originals, self._comparisons, strict=True):
+                output_BTH = student(original.entering, original.attention_mask).float()
+                # Of its own: a graph writes the next student's over it.
+                found.append(torch.stack(compare(output_BTH)))
+        # All at once: each value that is fetched waits for the device.
+        difference, cosine = map(sum, zip(*torch.stack(found).tolist(), strict=True))
+        texts = sum(len(original.keep) for original in self._originals)
+        return Transfer(difference / self._tokens, cosine / texts)
+
+    @torch.no_grad()
+    def _compare(self, original: _Original, output_BTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over a batch, of 64 bits: the difference of its tokens, the cosine of its texts."""
+        leaving_BTH = self.whole.above(output_BTH, original.attention_mask)
+        embeddings_BH = self.whole.pooling(leaving_BTH, original.keep)
+        difference_BT = (output_BTH - original.leaving).abs().mean(-1)
+        difference = difference_BT.flatten()[original.real].sum(dtype=torch.float64)
+        cosine_B = F.cosine_similarity(embeddings_BH, original.embeddings)
+        return difference, cosine_B.sum(dtype=torch.float64)
+
+    def _place(self, device: torch.device) -> None:
+        """Has all of it on a device; graphs stay as long as what they read stays where it is."""
+        self._move(device)
+        place = (device, addresses_of(self.whole))
+        if self._placed != place:
+            self._placed = place
+            self._originals = [original.to(device) for original in self._originals]
+            self._comparisons = [
+                Captured(functools.partial(self._compare, original), "the comparison", warm_up=1)
+                for original in self._originals
+            ]
 
     def _move(self, device: torch.device) -> None:
         # Parameters that move in inference mode could not be used outside it.

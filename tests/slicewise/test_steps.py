@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from slicewise.averaging import WeightAverage
+from slicewise.data.batch import Batch, BatchIndex, batch_seed
+from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.data.noise import NoiseDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
@@ -27,7 +30,7 @@ from slicewise.schedules import cosine
 from slicewise.steps import ManualDistiller, new_distiller
 from slicewise.students.approx import ApproximateAttention
 from slicewise.teacher import TeacherSlice
-from tests.slicewise.conftest import SEQ_LENGTH
+from slicewise.whole import padding_mask
 
 NewTrainer = Callable[..., Trainer]
 NewData = Callable[..., NoiseDataModule]
@@ -56,7 +59,7 @@ def fit(
     def run(
         at_once: int | str = 1,
         checkpoint: Path | None = None,
-        data: NoiseDataModule | None = None,
+        data: HiddenStatesDataModule | None = None,
         capture: bool = True,
         optimizer: Callable[..., Optimizer] = adamw,
         scheduler: Callable[..., Any] | None = None,
@@ -71,7 +74,7 @@ def fit(
             data,
             tiny_teacher,
             new_student(dropout=dropout),
-            SEQ_LENGTH,
+            data.seq_length,
             optimizer,
             scheduler,
             at_once=at_once,
@@ -271,16 +274,22 @@ def test_without_a_compiler_nothing_is_compiled(fit: Fit) -> None:
         fit(1, compile=True)
 
 
-# On a GPU
+def test_fused_updates_of_scaled_gradients_are_clipped(fit: Fit) -> None:
+    """What `trainer.precision=16-mixed` does on a GPU, with a scaler that there is on a CPU too."""
+    fused = partial(AdamW, lr=3e-3, fused=True)
+    weights = []
+    for optimizer in (fused, adamw):
+        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
+        _, distiller = fit(optimizer=optimizer, plugins=[plugin], gradient_clip_val=0.01)
+        assert type(distiller) is Distiller
+        weights.append(_weights(distiller))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+    _, unclipped = fit(optimizer=adamw, gradient_clip_val=None)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(weights[0], _weights(unclipped), rtol=1e-4, atol=1e-5)
 
 
-def _on_gpu(**settings: Any) -> dict[str, Any]:
-    return {"accelerator": "gpu", "deterministic": True, "val_check_interval": 0.5, **settings}
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize(
+OPTIMIZERS = pytest.mark.parametrize(
     ("optimizer", "scheduler"),
     [
         (adamw, None),
@@ -292,6 +301,56 @@ def _on_gpu(**settings: Any) -> dict[str, Any]:
     ],
     ids=["adamw", "fused", "betas", "sgd", "muon"],
 )
+
+
+class _Sentences(HiddenStatesDataModule):
+    """Noise of which most is padding, as in texts; every third batch has none."""
+
+    def make_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        generator = torch.Generator().manual_seed(batch_seed(self.seed, *index))
+        x_BTH = torch.randn(self.size, generator=generator)
+        mask = None
+        if index.number % 3 < 2:
+            lengths_B = torch.randint(1, 12, (self.batch_size,), generator=generator)
+            keep_BT = torch.arange(self.seq_length) < lengths_B[:, None]
+            mask = padding_mask(keep_BT).to(device)
+        return Batch(x_BTH.to(device), mask, index)
+
+
+@OPTIMIZERS
+def test_what_is_to_be_recorded_is_the_same_where_nothing_can_be(
+    fit: Fit,
+    optimizer: Callable[..., Optimizer],
+    scheduler: Callable[..., Any] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The way of a GPU, on a device whose graphs are the functions themselves."""
+    ones, several = Validations(), Validations()
+    settings = {"optimizer": optimizer, "scheduler": scheduler, "val_check_interval": 0.5}
+
+    def texts() -> HiddenStatesDataModule:
+        return _Sentences(24, 3, 16, train_batches=24, valid_batches=5)
+
+    _, plain = fit(1, data=texts(), callbacks=[ones], **settings)
+    monkeypatch.setattr("slicewise.steps.why_not_captured", lambda facts: None)
+    _, captured = fit("auto", data=texts(), callbacks=[several], **settings)
+    assert isinstance(captured, ManualDistiller)
+    assert captured.capture
+    assert captured.at_once == 12
+    assert several.seen == ones.seen
+    _assert_equal(plain, captured)
+
+
+# On a GPU
+
+
+def _on_gpu(**settings: Any) -> dict[str, Any]:
+    return {"accelerator": "gpu", "deterministic": True, "val_check_interval": 0.5, **settings}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@OPTIMIZERS
 def test_captured_steps_are_the_same_steps(
     fit: Fit,
     optimizer: Callable[..., Optimizer],
@@ -307,10 +366,8 @@ def test_captured_steps_are_the_same_steps(
     assert isinstance(captured, ManualDistiller)
     assert captured.at_once == 12
     assert "No CUDA graph" not in caplog.text
-    assert several.seen.keys() == ones.seen.keys()
-    # A captured learning rate is a single-precision number.
-    torch.testing.assert_close(_weights(captured), _weights(plain), rtol=1e-4, atol=2e-5)
-    assert several.seen == pytest.approx(ones.seen, rel=1e-4)
+    assert several.seen == ones.seen
+    _assert_equal(plain, captured)
 
 
 @pytest.mark.gpu
@@ -340,3 +397,48 @@ def test_a_captured_fit_learns(fit: Fit) -> None:
     losses = list(seen.seen.values())
     assert math.isfinite(losses[-1])
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@OPTIMIZERS
+def test_captured_steps_on_texts_are_the_same_steps(
+    fit: Fit,
+    optimizer: Callable[..., Optimizer],
+    scheduler: Callable[..., Any] | None,
+    precision: str,
+    dropout: float,
+) -> None:
+    """A graph with a mask and one without take turns; blocks of keys are masked as a whole."""
+    seen: list[Validations] = [Validations(), Validations()]
+    distillers = []
+    for capture, validations in zip((False, True), seen, strict=True):
+        data = _Sentences(24, 4, 128, train_batches=24, valid_batches=6)
+        _, distiller = fit(
+            "auto",
+            data=data,
+            capture=capture,
+            callbacks=[validations],
+            dropout=dropout,
+            **_on_gpu(optimizer=optimizer, precision=precision, scheduler=scheduler, max_epochs=3),
+        )
+        distillers.append(distiller)
+    assert all(math.isfinite(loss) for loss in seen[1].seen.values())
+    assert seen[1].seen == seen[0].seen
+    _assert_equal(*distillers)
+
+
+@pytest.mark.gpu
+def test_captured_validations_see_the_weights_of_the_moment(fit: Fit) -> None:
+    """Averaged ones too, which are swapped in for the validation."""
+    seen: list[Validations] = [Validations(), Validations()]
+    for capture, validations in zip((False, True), seen, strict=True):
+        fit(
+            "auto",
+            capture=capture,
+            callbacks=[validations, WeightAverage(0.9)],
+            **_on_gpu(max_epochs=3, val_check_interval=0.25),
+        )
+    assert seen[1].seen == seen[0].seen
+    assert len(set(seen[1].seen.values())) == 12

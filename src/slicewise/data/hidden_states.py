@@ -16,6 +16,9 @@ from slicewise.arguments import check_integers
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.errors import ArgumentError
 
+# Bytes of validation batches that are kept on their device.
+_MOST_KEPT = 2**30
+
 
 class BatchIndices:
     """Yields the indices of one rank's batches; knows where it stopped.
@@ -29,8 +32,8 @@ class BatchIndices:
             too few for a whole round.
         rank: Of this process.
         world_size: Number of ranks.
-        at_once: Training batches that are handed over together, in a tuple; a divisor of their
-            number. None: one by one.
+        at_once: Batches that are handed over together, in a tuple; a divisor of their number.
+            None: one by one.
 
     Example:
         >>> from slicewise.data.batch import Split
@@ -58,12 +61,17 @@ class BatchIndices:
         if self.split is Split.TRAIN:
             # Ranks step together: one with a batch more than the others would wait for ever.
             return self.num_batches // self.world_size // (self.at_once or 1)
-        return len(range(self.rank, self.num_batches, self.world_size))
+        return len(range(self.rank, self.num_batches, self.world_size)) // (self.at_once or 1)
 
     def __iter__(self) -> Iterator[BatchIndex | tuple[BatchIndex, ...]]:
         if self.split is not Split.TRAIN:
-            for index in range(self.rank, self.num_batches, self.world_size):
-                yield BatchIndex(self.split, index)
+            numbers = range(self.rank, self.num_batches, self.world_size)
+            indices = [BatchIndex(self.split, number) for number in numbers]
+            size = self.at_once
+            if size is None:
+                yield from indices
+            else:
+                yield from (tuple(indices[i : i + size]) for i in range(0, len(indices), size))
             return
         # A fresh batch for every step: the count goes on over epochs, and the Trainer ends an
         # epoch after `len` of them.
@@ -108,6 +116,7 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
 
     Attributes:
         at_once: How many training batches the Trainer gets as one; None: each by itself.
+        valid_at_once: The same of the validation set, which then ends after them.
 
     Raises:
         ArgumentError: A size is not positive.
@@ -159,6 +168,9 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         self.valid_batches = valid_batches
         self.seed = seed
         self.at_once: int | None = None
+        self.valid_at_once: int | None = None
+        self._valid: dict[tuple[BatchIndex, torch.device], Batch] = {}
+        self._kept = 0
         self._train: BatchIndices | None = None
         self._resumed: dict[str, Any] | None = None
 
@@ -192,22 +204,24 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         raise NotImplementedError
 
     def train_dataloader(self) -> BatchIndices:
-        self._train = self._indices(Split.TRAIN, self.train_batches)
+        self._train = self._indices(Split.TRAIN, self.train_batches, self.at_once)
         if self._resumed is not None:
             self._train.load_state_dict(self._resumed)
         return self._train
 
     def val_dataloader(self) -> BatchIndices:
-        return self._indices(Split.VALID, self.valid_batches)
+        return self._indices(
+            Split.VALID, self.valid_at_once or self.valid_batches, self.valid_at_once
+        )
 
-    def _indices(self, split: Split, num_batches: int) -> BatchIndices:
+    def _indices(self, split: Split, num_batches: int, at_once: int | None) -> BatchIndices:
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         if num_batches < world_size:
             name = f"{split.name.lower()}_batches"
             raise ArgumentError(name, num_batches, f"at least one for each of {world_size} ranks")
-        return BatchIndices(split, num_batches, rank, world_size, self.at_once)
+        return BatchIndices(split, num_batches, rank, world_size, at_once)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream, once more: Lightning forgets its own copy of it where a
@@ -224,4 +238,20 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
 
         Several would take the place of several: they are made when their steps come.
         """
-        return self.make_batch(batch, device) if isinstance(batch, BatchIndex) else batch
+        return self.kept_batch(batch, device) if isinstance(batch, BatchIndex) else batch
+
+    def kept_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        """As `make_batch`; those of the validation set are made once, up to a gigabyte of them.
+
+        They stay on the device: each validation wants the same ones.
+        """
+        if index.split is not Split.VALID:
+            return self.make_batch(index, device)
+        batch = self._valid.get((index, device))
+        if batch is None:
+            batch = self.make_batch(index, device)
+            size = batch.hidden_states.nbytes
+            if self._kept + size <= _MOST_KEPT:
+                self._kept += size
+                self._valid[index, device] = batch
+        return batch
