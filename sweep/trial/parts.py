@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
@@ -25,6 +25,7 @@ from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import OptimizerFactory, SchedulerFactory
 from slicewise.errors import ArgumentError, MissingResource, SlicewiseError
+from slicewise.progress_bar import StepProgressBar
 from slicewise.steps import steps_of_epoch, steps_to_validation
 from slicewise.students.base import Student
 from slicewise.students.folder import target_of
@@ -177,6 +178,10 @@ def new_trainer(
         raise MissingResource(
             "trainer.accelerator", accelerator, "cpu or auto: torch finds no GPU on this machine"
         )
+    shown = settings.trainer.get("enable_progress_bar", True)
+    if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        # In the place of Lightning's, which would count batches that are several.
+        callbacks = [*callbacks, StepProgressBar()]
     trainer: lightning.Trainer = build(
         "trainer",
         settings.trainer,
