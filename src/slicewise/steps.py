@@ -214,8 +214,8 @@ class ManualDistiller(Distiller):
     def _step(
         self, hidden_states: Tensor, attention_mask: Tensor | None, target: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """One step on (B, T, H); returns its loss and the target, which the teacher makes where
-        it is not known."""
+        """One step on (B, T, H); returns its loss and the target as it is kept, which the teacher
+        makes where it is not known."""
         assert self._parts is not None
         optimizer = self._optimizer()
         # An update that is launched by itself reads the gradients where they lie, whichever of the
@@ -226,10 +226,13 @@ class ManualDistiller(Distiller):
         prediction_BTH = self._parts.student(hidden_states, attention_mask)
         if pending is not None:
             (target,) = pending()
+            assert isinstance(self.targets, CachedTargets)
+            target = self.targets.rounded(target)
         assert target is not None
+        learned_BTH = target.float()
         real_BT = None if attention_mask is None else attention_mask[:, 0, 0] >= 0
-        loss = self._parts.loss(prediction_BTH, target, real_BT)
-        self.baselines.add(target, real_BT)
+        loss = self._parts.loss(prediction_BTH, learned_BTH, real_BT)
+        self.baselines.add(learned_BTH, real_BT)
         with torch.autocast(self.device.type, enabled=False):
             loss.backward()  # type: ignore[no-untyped-call]
             self._clip(optimizer)

@@ -176,7 +176,8 @@ class CachedTargets:
     """Targets out of a store, out of memory, or from the teacher.
 
     Validation targets stay in memory. Those of training are read ahead, while the step before
-    runs.
+    runs. Where not all of them fit, those that came first stay, and the others are computed each
+    time: a fit asks for all of them, in one order, so what was used last is needed last.
 
     Args:
         compute: Asks the teacher.
@@ -186,6 +187,9 @@ class CachedTargets:
         keep_valid: Whether validation targets are kept in memory, as every validation wants them.
         only_if_faster: Before the first training target is read from the store, measure whether
             the teacher would be faster; if so, do without the store.
+        dtype: What training targets are rounded to, whether they are kept or not: all fits see the
+            same ones. In bfloat16 twice as many are kept. None: they stay as the teacher made
+            them; those of validation always do.
         step: From one training batch of this rank to its next, in `BatchIndex.number`: the number
             of ranks.
 
@@ -213,6 +217,7 @@ class CachedTargets:
     memory_limit: int = 0
     keep_valid: bool = True
     only_if_faster: bool = False
+    dtype: torch.dtype | None = None
     step: int = 1
     computed: int = 0
     _memory: dict[BatchIndex, Tensor] = field(default_factory=dict)
@@ -226,12 +231,18 @@ class CachedTargets:
         """The teacher's output for a batch, (B, T, H), on the batch's device."""
         target = self.find(batch)
         if target is None:
-            target = self.compute(batch)
+            target = self.rounded(self.compute(batch), batch)
             self.keep(batch, target)
-        return target
+        return target if self.dtype is None else target.float()
+
+    def rounded(self, target: Tensor, batch: Batch | None = None) -> Tensor:
+        """What the teacher has made, as fits learn it; of a training batch unless given."""
+        origin = None if batch is None else batch.origin
+        learned = origin is None or origin.split is Split.TRAIN
+        return target if self.dtype is None or not learned else target.to(self.dtype)
 
     def find(self, batch: Batch) -> Tensor | None:
-        """The teacher's output, where it is known already, on the batch's device."""
+        """The teacher's output, where it is known already, on the batch's device; of `dtype`."""
         index = batch.origin
         if index is None:
             return None
@@ -247,7 +258,7 @@ class CachedTargets:
         return target.to(batch.hidden_states.device, non_blocking=True)
 
     def keep(self, batch: Batch, target: Tensor) -> None:
-        """Takes in what the teacher made of a batch, for whoever needs it next."""
+        """Takes in what the teacher made of a batch, `rounded`, for whoever needs it next."""
         index = batch.origin
         if index is None:
             return
@@ -264,7 +275,7 @@ class CachedTargets:
         for _ in range(4 if batch.hidden_states.is_cuda else 1):
             self._timed(lambda: self.compute(batch), batch)
         target, asking = self._timed(lambda: self.compute(batch), batch)
-        if not self.store.write(index, target.cpu()):
+        if not self.store.write(index, self.rounded(target).cpu()):
             self.store = None
             return
         store = self.store

@@ -29,6 +29,7 @@ from slicewise.muon import MuonWithAdamW
 from slicewise.schedules import cosine
 from slicewise.steps import ManualDistiller, new_distiller
 from slicewise.students.approx import ApproximateAttention
+from slicewise.targets import CachedTargets
 from slicewise.teacher import TeacherSlice
 from slicewise.whole import padding_mask
 
@@ -65,6 +66,7 @@ def fit(
         scheduler: Callable[..., Any] | None = None,
         compile: bool = False,
         dropout: float = 0.1,
+        targets: CachedTargets | None = None,
         **arguments: Any,
     ) -> tuple[Trainer, Distiller]:
         trainer = new_trainer(**{"gradient_clip_val": 0.5, **arguments})
@@ -80,6 +82,7 @@ def fit(
             at_once=at_once,
             capture=capture,
             compile=compile,
+            targets=targets,
         )
         trainer.fit(distiller, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         return trainer, distiller
@@ -339,6 +342,29 @@ def test_what_is_to_be_recorded_is_the_same_where_nothing_can_be(
     assert captured.at_once == 12
     assert several.seen == ones.seen
     _assert_equal(plain, captured)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_fits_learn_the_same_targets_kept_or_not(
+    fit: Fit, tiny_teacher: TeacherSlice, device: str
+) -> None:
+    """Rounded as they are kept, whichever distiller asks for them."""
+
+    def targets(limit: int) -> CachedTargets:
+        return CachedTargets(lambda b: tiny_teacher(*b[:2]), None, limit, dtype=torch.bfloat16)
+
+    shared, arguments = targets(10_000), {"accelerator": device, "val_check_interval": 0.5}
+    weights, seen = [], []
+    for at_once, known in ((1, targets(0)), (4, targets(0)), (4, shared), (4, shared), (1, shared)):
+        validations = Validations()
+        _, distiller = fit(at_once, targets=known, callbacks=[validations], **arguments)
+        weights.append(_weights(distiller))
+        seen.append(validations.seen)
+    # Of 24 targets the first 11 are kept, 2 bytes a number.
+    assert shared.computed == 24 + 13 + 13 + 2
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=0, atol=0)
+    assert all(losses == seen[0] for losses in seen)
 
 
 # On a GPU

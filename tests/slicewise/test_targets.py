@@ -206,6 +206,64 @@ def test_training_targets_in_memory_keep_to_their_limit() -> None:
     assert len(asked) == 4
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    batches=st.integers(1, 12),
+    room=st.integers(0, 14),
+    fits=st.integers(2, 4),
+    dtype=st.sampled_from([None, torch.bfloat16]),
+)
+def test_what_is_kept_of_an_epoch_stays(
+    batches: int, room: int, fits: int, dtype: torch.dtype | None
+) -> None:
+    """Each fit asks for all of them in turn; who would throw out the oldest would keep none."""
+    size = _target().to(dtype or torch.float32).nbytes
+    asked: list[Tensor] = []
+    targets = CachedTargets(_counting(asked), memory_limit=room * size + size // 2, dtype=dtype)
+    epoch = [Batch(_target(i), origin=BatchIndex(Split.TRAIN, i)) for i in range(batches)]
+    kept = None
+    for _ in range(fits):
+        asked.clear()
+        found = [targets.find(batch) is not None for batch in epoch]
+        for batch in epoch:
+            targets(batch)
+        assert kept is None or found == kept
+        assert len(asked) == batches - sum(found)
+        kept = [targets.find(batch) is not None for batch in epoch]
+        assert sum(kept) == min(batches, room)
+        assert sum(target.nbytes for target in targets._memory.values()) <= targets.memory_limit
+
+
+def test_what_a_full_folder_holds_stays_in_other_processes(tmp_path: Path) -> None:
+    size = _big(0).nbytes
+    epoch = [Batch(_big(i), origin=BatchIndex(Split.TRAIN, i)) for i in range(6)]
+    for process in range(3):
+        asked: list[Tensor] = []
+        store = TargetStore(tmp_path, "a", limit=int(3.5 * size))
+        targets = CachedTargets(_counting(asked), store)
+        for batch in epoch:
+            assert torch.equal(targets(batch), batch.hidden_states + 1)
+        targets._reader.shutdown(wait=True)
+        assert len(asked) == (3 if process else 6)
+        assert len(list(store.folder.iterdir())) == 3
+
+
+def test_rounded_targets_are_the_same_kept_or_not() -> None:
+    """Training ones; those of validation stay as they are."""
+    exact = [Batch(_target(i), origin=BatchIndex(split, i)) for split in Split for i in range(2)]
+    kept, computed = (
+        CachedTargets(_counting([]), memory_limit=limit, dtype=torch.bfloat16)
+        for limit in (10**6, 0)
+    )
+    for batch in exact * 2:
+        assert batch.origin is not None
+        target = batch.hidden_states + 1
+        rounded = target.bfloat16().float() if batch.origin.split is Split.TRAIN else target
+        assert torch.equal(kept(batch), rounded)
+        assert torch.equal(computed(batch), rounded)
+    assert kept.computed == len(exact)
+
+
 def test_training_targets_are_read_ahead(store: TargetStore) -> None:
     batches = [Batch(_target(i), origin=BatchIndex(Split.TRAIN, i)) for i in range(0, 10, 2)]
     first = CachedTargets(_counting([]), store, step=2)
