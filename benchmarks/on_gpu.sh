@@ -1,40 +1,92 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in some ten minutes: benchmarks/on_gpu.sh [FOLDER]
+# What only a GPU can show, in under five minutes: benchmarks/on_gpu.sh [FOLDER]
 #
-# The tests that need one, the fits that once failed on one, the benchmarks. A log for each in FOLDER,
-# and a short table last. Where packages cannot be downloaded, put wheels of what pyproject.toml names
-# (but torch, transformers and pytorch-lightning) into wheels/ first.
+# The tests that need one, whole sweeps against the article's loop, the start, fits that once failed
+# on one. A log for each in FOLDER, with the tables that the benchmarks made, and a short table last.
+# SECONDS_EACH=240 bounds each; Ctrl-C ends the one that runs and goes on to the table. Where packages
+# cannot be downloaded, put wheels of what pyproject.toml names (but torch, transformers and
+# pytorch-lightning) into wheels/ first.
+#
+# Without a GPU, small numbers show that all of it runs: SMALL=1 benchmarks/on_gpu.sh [FOLDER]
 set -uo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 folder=${1:-${OUT:-gpu}}
 mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
 if [ -d wheels ]; then pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
-export PYTHONPATH="$PWD:$PWD/src"
+export PYTHONPATH="$root:$root/src${PYTHONPATH:+:$PYTHONPATH}"
+python=${PYTHON:-python}
+small=${SMALL:+yes}
+limit=${SECONDS_EACH:-240}
 table=()
+# What runs hears of Ctrl-C too, and ends; this goes on.
+trap 'echo "interrupted: on to the next" >&2' INT TERM
 
 run() {
-    local name=$1 started=$SECONDS
+    local name=$1 started=$SECONDS code
     shift
-    timeout 300 "$@" >"$folder/$name.log" 2>&1
-    table+=("$name|exit $?|$((SECONDS - started)) s|$(tail -n 1 "$folder/$name.log" | cut -c1-90)")
+    # In a folder of its own: studies of an earlier run would be gone on with.
+    rm -rf "$folder/$name" && mkdir -p "$folder/$name"
+    (cd "$folder/$name" && exec timeout --foreground --kill-after=20 "$limit" "$@") \
+        >"$folder/$name.log" 2>&1
+    code=$?
+    table+=("$(printf '%-9s exit %-3s %4s s  %s' "$name" "$code" $((SECONDS - started)) \
+        "$(said "$name")")")
+    echo "${table[-1]}" >&2
 }
 
-run tests python -m pytest -q -m gpu -p no:cacheprovider tests
-# bfloat16 on padded text: was not a number after 200 steps.
-run text python -m sweep study=text experiment=article teacher=random_bert \
-    trainer.precision=bf16-mixed optimizer.fused=true data=text data.batch_size=32 \
-    data.seq_length=128 data.train_batches=500 trainer.max_epochs=1 optimizer.lr=1e-3 \
-    trainer.enable_progress_bar=false
-# Solved for on the device where the teacher is.
-for student in linear original; do
-    run "$student" python -m sweep "study=$student" teacher=random_bert data=text \
-        "student=$student" data.train_batches=20 data.valid_batches=2
-done
-run article python -m sweep -m study=article experiment=article teacher=random_bert \
-    student.qkv_layers=1,2,4 trainer.precision=bf16-mixed optimizer.fused=true
-run compress python -m sweep.compress study=small teacher=random_bert budget.parameters=0.5 \
-    'library.neurons=[1.0,0.5]' 'library.heads=[1.0,0.5]' heal.steps=100
-run limit python benchmarks/limit.py
-run fit python benchmarks/fit.py
+# What a log has to say, in one line.
+said() {
+    local log="$folder/$1.log"
+    case $1 in
+    sweeps | start) grep -E '^\| |seconds|typed' "$log" | grep -v -- '---' | head -n 3 | tail -n 1 ;;
+    tests) tail -n 1 "$log" ;;
+    *) grep -E 'valid_l1|cosine|Error|nan|CUDA graph|kernel by kernel' "$log" | tail -n 1 ;;
+    esac | cut -c1-150
+}
 
-printf '%s\n' "$(python -c 'import torch; print(torch.cuda.get_device_name())')" "${table[@]}"
+study() {
+    local name=$1
+    shift
+    run "$name" "$python" -m sweep "study=$name" trainer.enable_progress_bar=false "$@"
+}
+
+if [ -n "$small" ]; then
+    many=(--gpu --trials 2 --steps 20 --batch 2 --hidden 24 experiment=tiny data.seq_length=8)
+    begin=(--rounds 1 experiment=tiny data.batch_size=4 data.seq_length=8)
+    teacher=(experiment=tiny data.batch_size=4 data.seq_length=16 data.train_batches=20)
+    chosen=(tests/slicewise/test_steps.py -k "recorded or rounded")
+else
+    many=(--gpu)
+    begin=(--rounds 2 teacher=random_bert)
+    # bfloat16 on padded text: was not a number after 200 steps, when masks were the lowest float32.
+    teacher=(experiment=article teacher=random_bert data.batch_size=32 data.seq_length=128
+        data.train_batches=500 trainer.max_epochs=1)
+    chosen=(-m gpu tests)
+fi
+
+run sweeps "$python" "$root/benchmarks/sweeps.py" "${many[@]}"
+study text "${teacher[@]}" data=text optimizer.lr=1e-3
+# The same without graphs: its losses must be the same to the last digit.
+study text_off "${teacher[@]}" data=text optimizer.lr=1e-3 steps.capture=off
+# What the article's own precision costs, said in one line.
+study scaled "${teacher[@]}" trainer.precision=16-mixed data.train_batches=20
+# Solved for on the device where the teacher is.
+study linear "${teacher[@]}" data=text student=linear data.train_batches=20
+run start "$python" "$root/benchmarks/start.py" "${begin[@]}"
+cd "$root" || exit
+run tests "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
+    "${chosen[@]/#tests/$root/tests}"
+cp benchmarks/results/sweeps_gpu.md benchmarks/results/start*.md "$folder" 2>/dev/null
+
+echo
+"$python" -c 'import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")'
+printf '%s\n' "${table[@]}"
+echo
+grep -h '^|' "$folder"/sweeps.log 2>/dev/null
+grep -hE 'typed' "$folder"/start.log 2>/dev/null
+for name in text text_off; do
+    echo "$name: $(grep -oE '"(valid_l1|train_l1)": [-0-9.a-zN]+' \
+        "$folder/$name/multirun/$name/0/trial.json" 2>/dev/null | tr '\n' ' ')"
+done

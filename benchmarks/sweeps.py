@@ -5,11 +5,18 @@ imports included. The official sweeper drives the article's recipe (benchmarks/a
 runs its 20 trials. In the same run, the recipe once for each point: in one process after the other
 and, given a Python that has `ray[tune]` as well, by Ray Tune. Results go to
 benchmarks/results/sweeps.md.
+
+On a GPU, `--gpu`: eight trials of 2,000 steps of `experiment=article` with bert-base's geometry,
+one worker, against the article's loop, of which one trial is run and counted eight times; and where
+a trial's time goes. Results go to benchmarks/results/sweeps_gpu.md. Without a GPU the same runs on
+the CPU, with smaller numbers: --gpu --trials 2 --steps 20 --batch 4 --hidden 96
+teacher.hidden_size=96 teacher.num_hidden_layers=2
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -17,9 +24,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import optuna
+import torch
+from article import recipe
+from clock import CLOCK_NAME
 from machine import Table, description
+from optuna.trial import FrozenTrial
+
+from slicewise.students.approx import ApproximateAttention
+from slicewise.teacher import random_bert
 
 HERE = Path(__file__).resolve().parent
 OURS = [
@@ -42,26 +59,151 @@ RAY_ENVIRONMENT = {"PYTHONPATH": str(HERE), "RAY_USAGE_STATS_ENABLED": "0"}
 def seconds(arguments: list[str], python: str = sys.executable, **environment: str) -> float:
     """Wall time of Python with these arguments, in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        done = subprocess.run(
-            [python, *arguments],
-            cwd=folder,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        taken = time.perf_counter() - started
+        return seconds_in(folder, [python, *arguments], environment)
+
+
+def seconds_in(folder: str, command: list[str], environment: dict[str, str]) -> float:
+    """Wall time of a command in a folder."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
-    return taken
+    return time.perf_counter() - started
+
+
+def eight_trials(trials: int, steps: int, overrides: list[str], workers: int = 1) -> list[str]:
+    """A sweep of as many learning rates as there are trials, two epochs each."""
+    rates = ",".join(f"{1e-3 * (1 + number / 10):.4g}" for number in range(trials))
+    return [
+        *("-m", "sweep", "-m", "study=s", "experiment=article", "teacher=random_bert"),
+        *(f"optimizer.lr={rates}", f"data.train_batches={steps // 2}", "trainer.max_epochs=2"),
+        *(f"hydra.sweeper.n_jobs={workers}", "trainer.enable_progress_bar=false"),
+        "+callbacks.clock={_target_: clock.Clock, directory: '${hydra:runtime.output_dir}'}",
+        *overrides,
+    ]
+
+
+def article_seconds(steps: int, size: tuple[int, int, int]) -> float:
+    """Seconds of the article's loop on one student, bert-base's geometry."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hidden_size = size[-1]
+    teacher = random_bert(hidden_size=hidden_size, intermediate_size=4 * hidden_size).to(device)
+    student = ApproximateAttention(hidden_size).to(device)
+    warm_up = 3
+    for step, _ in enumerate(recipe(teacher, student, steps + warm_up, size)):
+        if step == warm_up - 1:
+            started = time.perf_counter()
+    return time.perf_counter() - started
+
+
+class Course(NamedTuple):
+    """Where the time of a sweep went, in seconds.
+
+    Attributes:
+        first: When the first step was taken, since the epoch.
+        wholes: Of each trial.
+        validating: Of each trial's validations.
+        besides: Of each trial, what is neither a training step nor a validation.
+        gaps: From one trial's end to the next one's beginning.
+    """
+
+    first: float
+    wholes: list[float]
+    validating: list[float]
+    besides: list[float]
+    gaps: list[float]
+
+    @classmethod
+    def of(cls, folder: Path) -> Course:
+        study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/multirun/studies.db")
+        trials = study.get_trials(deepcopy=False)
+        paths = [folder / "multirun/s" / str(trial.number) / CLOCK_NAME for trial in trials]
+        clocks = [json.loads(path.read_text()) for path in paths]
+        wholes = [_times(trial)[1] - _times(trial)[0] for trial in trials]
+        # With the last validation, which follows the last step.
+        fits = [c["ended"] - c["began"] - c["between"] + c["validating"] for c in clocks]
+        return cls(
+            clocks[0]["began"],
+            wholes,
+            [clock["validating"] for clock in clocks],
+            [whole - fit for whole, fit in zip(wholes, fits, strict=True)],
+            [_times(after)[0] - _times(before)[1] for before, after in pairwise(trials)],
+        )
+
+
+def _times(trial: FrozenTrial) -> tuple[float, float]:
+    assert trial.datetime_start is not None
+    assert trial.datetime_complete is not None
+    return trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()
+
+
+def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, int]) -> None:
+    """Eight trials end to end, against the article's loop."""
+    environment = {"SLICEWISE_TRUSTED": "clock.*"}
+    paths = [str(HERE), str(HERE.parent), str(HERE.parent / "src"), os.environ.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = ":".join(path for path in paths if path)
+    article = trials * article_seconds(steps, size)
+    table = Table(
+        "sweeps_gpu.md",
+        "Eight trials of 2,000 steps, against the article's loop",
+        [
+            f"`python benchmarks/sweeps.py --gpu`, {description()}.",
+            f"`experiment=article teacher=random_bert`, {trials} learning rates, {steps} steps of",
+            f"{' x '.join(map(str, size))} each, ten validations of ten batches, from the shell's",
+            f"prompt to the shell's prompt; the article's loop takes {article:.1f} s for {trials}",
+            "trials (one was run), without validations. *Besides* is what of a trial is neither a",
+            "training step nor a validation.",
+        ],
+        "what|seconds in all|article's loop / this|until the first step|a trial|steps a second|"
+        "validations|besides|between two trials",
+    )
+    for name, added in [
+        ("as it is", []),
+        ("no cache", ["data.cache=off", "hydra.sweeper.n_trials=2"]),
+        ("kernel by kernel", ["steps.capture=off", "hydra.sweeper.n_trials=1"]),
+    ]:
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.time()
+            command = eight_trials(trials, steps, [*overrides, *added])
+            taken = seconds_in(folder, [sys.executable, *command], environment)
+            found = Course.of(Path(folder))
+        done = len(found.wholes)
+        table.add(
+            [
+                f"{name}, {done} trials",
+                f"{taken:.1f}",
+                f"{article * done / trials / taken:.1f}",
+                f"{found.first - began:.1f}",
+                _spread(found.wholes),
+                f"{steps / statistics.median(found.wholes):.0f}",
+                *map(_spread, (found.validating, found.besides, found.gaps)),
+            ]
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whole sweeps against the official sweeper.")
     parser.add_argument("--rounds", type=int, default=1, help="ours before and after each of them")
     parser.add_argument("--ray", metavar="PYTHON", help="a Python with slicewise and ray[tune]")
+    parser.add_argument("--gpu", action="store_true", help="eight trials on a GPU instead")
+    parser.add_argument("--trials", type=int, default=8, help="of --gpu")
+    parser.add_argument("--steps", type=int, default=2000, help="of --gpu, each trial's")
+    parser.add_argument("--hidden", type=int, default=768, help="of --gpu, the article's loop's")
+    parser.add_argument("--batch", type=int, default=32, help="of --gpu")
+    parser.add_argument("overrides", nargs="*", help="of --gpu's sweeps")
     options = parser.parse_args()
+    if options.gpu:
+        size = (options.batch, 128, options.hidden)
+        overrides = [f"data.batch_size={options.batch}", *options.overrides]
+        on_gpu(options.trials, options.steps, overrides, size)
+        return
     table = Table(
         "sweeps.md",
         "Whole sweeps, against the official sweeper",
@@ -98,6 +240,14 @@ def main() -> None:
 def _range(times: list[float]) -> str:
     median = f"{statistics.median(times):.0f}"
     return median if len(times) == 1 else f"{median} ({min(times):.0f} to {max(times):.0f})"
+
+
+def _spread(times: list[float]) -> str:
+    """In hundredths of a second; the first trial's preparations are in the upper end."""
+    if not times:
+        return ""
+    median = f"{statistics.median(times):.2f}"
+    return median if len(times) == 1 else f"{median} ({min(times):.2f} to {max(times):.2f})"
 
 
 if __name__ == "__main__":

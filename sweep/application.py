@@ -14,7 +14,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.devices import started_by_torchrun
-from sweep.loading import no_garbage_collection
+from sweep.loading import load_libraries, wants_gpu
 
 CONFIG_NAME = "config"
 _FIT = "sweep.trial.fit.fit"
@@ -65,8 +65,8 @@ def run_fit(config: DictConfig, fitted_by: str) -> Any:
     elif Placement.of(config).world_size > 1:
         from sweep.ranks.gang import fit
     else:
-        with no_garbage_collection():
-            fit = get_method(fitted_by)
+        load_libraries(wants_gpu(config.get("trainer") or {}))
+        fit = get_method(fitted_by)
     return run_trial(config, fit, fitted_by)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sweep.application import run_fit
-from sweep.loading import no_garbage_collection
+from sweep.loading import load_libraries, wants_gpu
 
 CONFIG_NAME = "compress"
 # Folders of the two studies, within that of the result; the healing's has more to its name.
@@ -35,8 +35,9 @@ def measure(config: DictConfig) -> Any:
     """Measures one candidate of one slice, in this process whatever the trainer asks for."""
     from sweep.trial.run import run_trial
 
-    with no_garbage_collection():
-        from sweep.compress.measure import fit
+    load_libraries(wants_gpu(config.trainer))
+    from sweep.compress.measure import fit
+
     return run_trial(config, fit, _MEASURE)
 
 

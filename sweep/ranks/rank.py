@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sweep.child import let_interrupts_through
-from sweep.loading import no_garbage_collection
+from sweep.loading import load_libraries
 from sweep.ranks.messages import Answer, Meeting, Place, Question, Stop
 from sweep.resolvers import register_resolvers
 from sweep.trial.active import ActiveTrial, activated
@@ -144,8 +144,8 @@ def run_share(task: Task, active: ActiveTrial) -> Share:
     from hydra.utils import get_method
     from omegaconf import OmegaConf
 
-    with no_garbage_collection():
-        fit = get_method(task.fit)
+    load_libraries()
+    fit = get_method(task.fit)
 
     setup_globals()
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": task.hydra}))

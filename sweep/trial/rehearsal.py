@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from slicewise.errors import ArgumentError
-from sweep.loading import no_garbage_collection
+from sweep.loading import load_libraries, wants_gpu
 from sweep.trial.settings import FitSettings, TrialSettings
 from sweep.trust import check_trusted, trusted_targets
 
@@ -37,9 +37,9 @@ def rehearse(config: DictConfig) -> None:
         SlicewiseError: The trial could not be run.
     """
     settings = check_settings(config)
-    with no_garbage_collection():
-        from slicewise.steps import settled_steps
-        from sweep.trial import parts
+    load_libraries(wants_gpu(settings.trainer))
+    from slicewise.steps import settled_steps
+    from sweep.trial import parts
 
     teacher = parts.load_teacher(settings.teacher)
     data = parts.new_data(settings.data, teacher)
@@ -65,9 +65,9 @@ def rehearse_fit(
     Raises:
         SlicewiseError: The trial could not be run.
     """
-    with no_garbage_collection():
-        from sweep.trial import parts
-        from sweep.trial.build import build
+    load_libraries(wants_gpu(settings.trainer))
+    from sweep.trial import parts
+    from sweep.trial.build import build
 
     parts.quiet_lightning()
     parts.new_recipe(settings, learning)

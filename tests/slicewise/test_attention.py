@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slicewise.attention import Dropout, attend
+from slicewise.teacher import TeacherSlice
 from slicewise.whole import additive_mask
 
 B, N, T, D, W = 2, 3, 5, 4, 6
@@ -114,3 +115,25 @@ def test_blocks_of_keys_that_are_masked_as_a_whole_leave_numbers(
         assert all(torch.isfinite(x.grad).all() for x in inputs if x.grad is not None)
         # Only the real keys have been attended to.
         assert all(not x.grad[:, :, real:].any() for x in inputs[1:] if x.grad is not None)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("real", [1, 12])
+def test_texts_that_are_mostly_padding_leave_a_teacher_numbers(
+    tiny_teacher: TeacherSlice, device: str, real: int
+) -> None:
+    """Its attention is the library's, which knows nothing of our bound and casts the mask itself.
+
+    The lowest number of 32 bits becomes minus infinity in bfloat16, and so would what is left of a
+    block of keys that is masked as a whole: infinity minus infinity. Losses were no numbers then.
+    """
+    assert torch.tensor(torch.finfo(torch.float32).min).bfloat16().isinf()
+    teacher = tiny_teacher.to(device)
+    generator = torch.Generator().manual_seed(0)
+    x_BTH = torch.randn(4, 128, 24, generator=generator).to(device)
+    keep_BT = torch.arange(128, device=device).expand(4, 128) < real
+    with torch.autocast(device, torch.bfloat16):
+        whole_BTH = teacher(x_BTH, additive_mask(keep_BT))
+        alone_BTH = teacher(x_BTH[:, :real], None)
+    assert torch.isfinite(whole_BTH).all()
+    torch.testing.assert_close(whole_BTH[:, :real], alone_BTH, atol=0.05, rtol=0)

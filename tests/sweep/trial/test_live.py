@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ def test_a_fit_says_how_far_it_is_and_leaves_no_trace(
     assert all(isinstance(p["loss"], float) for p in training if p["step"])
     assert any(pulse["validating"] for pulse in written)
     assert not list((folder / "multirun").rglob(f"*{PULSE_NAME}*"))
+
+
+def test_steps_are_counted_where_several_are_taken_at_once(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; `sweep.watch` shows what is written here."""
+    written: list[Pulse] = []
+    monkeypatch.setattr(Pulse, "write", lambda self, directory: written.append(replace(self)))
+    monkeypatch.setattr(LiveProgress.__init__, "__defaults__", (0.0,))
+    settings = ("data.train_batches=40", "steps.at_once=4")
+    assert sweep("-m", "study=a", "seed=0", *settings) == 0
+    assert {pulse.total for pulse in written} == {40}
+    assert sorted({pulse.step for pulse in written}) == list(range(0, 41, 4))
 
 
 def test_a_fit_that_fails_leaves_none_either(sweep: Sweep, folder: Path) -> None:
