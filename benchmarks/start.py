@@ -86,11 +86,7 @@ def run_noted(arguments: list[str], began: float) -> None:
     def import_noted(name: str, package: str | None = None) -> Any:
         if name in ("torch", "transformers", "pytorch_lightning"):
             part = next(part for part, places in PARTS.items() if f"sweep.loading:{name}" in places)
-            module = notes.noted(part, import_module)(name, package)
-            if name == "pytorch_lightning":
-                # All that is loaded besides: what is to be noted can be found from here on.
-                watch()
-            return module
+            return notes.noted(part, import_module)(name, package)
         return import_module(name, package)
 
     def watch() -> None:
@@ -118,6 +114,15 @@ def run_noted(arguments: list[str], began: float) -> None:
 
     watched: set[str] = set()
     importlib.import_module = import_noted
+    from sweep import loading
+
+    load_libraries = loading.load_libraries
+
+    def load_and_watch(on_gpu: bool = False) -> None:
+        load_libraries(on_gpu)
+        watch()
+
+    loading.load_libraries = load_and_watch
     import sweep.workers.sweeper as sweeper
     from sweep.__main__ import main
 

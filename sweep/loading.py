@@ -10,12 +10,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Before Lightning, which loads torchmetrics, which loads them: see `_hidden`.
 _FIRST = ("torch", "transformers")
+# It loads torchmetrics, which loads what draws, where that is installed; which looks through all
+# fonts of the machine the first time. No trial draws anything.
 _LAST = "pytorch_lightning"
-# What torchmetrics loads where it is installed, for plots and filters that no trial makes; and
-# pyplot looks through all fonts of the machine the first time.
-_UNUSED = ("matplotlib", "scipy")
+_UNUSED = "matplotlib"
 
 
 def wants_gpu(trainer: Mapping[str, Any]) -> bool:
@@ -43,7 +42,7 @@ def load_libraries(on_gpu: bool = False) -> None:
             if on_gpu and name == "torch":
                 # Driver and kernels take seconds to load, and no processor.
                 threading.Thread(target=_start_gpu, name="gpu", daemon=True).start()
-        with _hidden(*_UNUSED):
+        with _hidden(_UNUSED):
             importlib.import_module(_LAST)
     finally:
         gc.freeze()
@@ -52,28 +51,29 @@ def load_libraries(on_gpu: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _hidden(*packages: str) -> Iterator[None]:
-    """Packages pass for not installed, unless they are loaded already; afterwards all is as it was.
+def _hidden(package: str) -> Iterator[None]:
+    """A package passes for not installed, unless it is loaded already; afterwards all is as it was.
 
-    What is loaded meanwhile looks for them in two ways: as modules, and by their version.
+    What is loaded meanwhile looks for it in two ways: as a module, and by its version.
     """
+    if package in sys.modules:
+        yield
+        return
     requirements: Any = importlib.import_module("lightning_utilities.core.imports")
-    missing = {name for name in packages if name not in sys.modules}
     version_of = requirements._version
 
     def version(name: str) -> str:
-        if name in missing:
+        if name == package:
             raise requirements.PackageNotFoundError(name)
         return str(version_of(name))
 
     requirements._version = version
-    sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]
+    sys.modules[package] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         requirements._version = version_of
-        for name in missing:
-            del sys.modules[name]
+        del sys.modules[package]
 
 
 def _start_gpu() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ LIBRARIES = ["torch", "transformers", "pytorch_lightning"]
 PROGRAM = """
 import gc, json, sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from sweep.loading import load_libraries
 gc.{state}()
 load_libraries()
@@ -23,29 +26,34 @@ found = {{
     "collected": gc.isenabled(),
     "frozen": gc.get_freeze_count() > 10_000,
     "loaded": [name for name in sys.argv[1:] if name in sys.modules],
-    "unused": [name for name in ("matplotlib", "scipy") if name in sys.modules],
-    "plots": bool(_MATPLOTLIB_AVAILABLE),
+    "drawing": "matplotlib" in sys.modules or bool(_MATPLOTLIB_AVAILABLE),
+    "there": find_spec("matplotlib") is not None and version("matplotlib"),
 }}
-import scipy.signal
-from transformers.utils import is_scipy_available
-found["scipy"] = is_scipy_available() and version("scipy") == scipy.__version__
 print(json.dumps(found))
 """
 
 
 @pytest.mark.parametrize("state", ["enable", "disable"])
-def test_what_no_trial_needs_is_left_out(state: str) -> None:
+def test_what_no_trial_needs_is_left_out(state: str, tmp_path: Path) -> None:
+    """Where it is installed: a package of that name, which must not be loaded."""
+    for name, file, text in (
+        ("matplotlib", "__init__.py", "raise RuntimeError('it has been loaded')"),
+        ("matplotlib-3.9.dist-info", "METADATA", "Name: matplotlib\nVersion: 3.9\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
     program = PROGRAM.format(state=state)
     command = [sys.executable, "-c", program, *LIBRARIES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "collected": state == "enable",
         "frozen": True,
         "loaded": LIBRARIES,
-        "unused": [],
-        "plots": False,
-        "scipy": True,
+        "drawing": False,
+        "there": "3.9",
     }
 
 

@@ -285,6 +285,8 @@ class Healer(LightningModule):
     def configure_optimizers(self) -> Any:
         learning = [p for p in self.encoder.parameters() if p.requires_grad]
         optimizer = self.optimizer_factory(learning)
+        # As in `slicewise.distiller`: Lightning would not clip for a fused one.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.scheduler_factory is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

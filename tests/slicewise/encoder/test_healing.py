@@ -230,9 +230,10 @@ def test_a_fit_that_went_on_is_one_that_never_stopped(
 
 
 def test_in_bfloat16_it_heals_as_well(original: SlicedEncoder, data: TextBatchDataModule) -> None:
+    """With a fused optimizer and clipping, as `optimizer=adamw` has them."""
     encoder = _smaller(original)
-    healer = Healer(original, encoder, partial(AdamW, lr=5e-3), cosine)
-    trainer = _trainer(max_steps=60, precision="bf16-mixed")
+    healer = Healer(original, encoder, partial(AdamW, lr=5e-3, fused=True), cosine)
+    trainer = _trainer(max_steps=60, precision="bf16-mixed", gradient_clip_val=1.0)
     before = trainer.validate(healer, data, verbose=False)[0]["valid_damage"]
     trainer.fit(healer, data)
     assert trainer.callback_metrics["valid_damage"] < 0.6 * before
