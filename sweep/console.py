@@ -25,10 +25,10 @@ from omegaconf import Container
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from slicewise.errors import SlicewiseError
+from sweep.command_line import help_command
 
 MISTAKE = 1
 INTERRUPTED = 130
-_SEE_ALL = "See all of them: python -m sweep --cfg job"
 _GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 _LEXER = "LexerNoViableAltException: "
 # Hydra's modules that read flags, make folders, and choose options of groups.
@@ -135,7 +135,7 @@ def _unknown_key(error: BaseException) -> str | None:
     value = text.partition("=")[2]
     hint = _of_some_options(text, group)
     hint = hint or _did_you_mean(key, known, f"{above}{{}}={value}")
-    return f"{text}: there is no such key: allowed: {allowed}{hint}\n{_SEE_ALL}"
+    return f"{text}: there is no such key: allowed: {allowed}{hint}\n{_see_all()}"
 
 
 def _of_some_options(text: str, group: str) -> str:
@@ -161,7 +161,7 @@ def _misused_group(text: str) -> str | None:
         choose = f"{double[1]}={double[2]}"
         return f"+{choose}: allowed: {choose}, as {double[1]} has an option already"
     if text.startswith("Could not delete"):
-        return f"{text}\n{_SEE_ALL}"
+        return f"{text}\n{_see_all()}"
     return None
 
 
@@ -195,7 +195,11 @@ def _missing(error: MissingMandatoryValue) -> str:
     """Hydra does not say how what is missing is chosen: as a rule, as an option of a group."""
     key = str(error.full_key)
     group = key.replace(".", "/") if key.startswith("hydra.") else key
-    return f"{key}: missing; choose one of {group}=..., see python -m sweep --help"
+    return f"{key}: missing; choose one of {group}=..., see {help_command()} --help"
+
+
+def _see_all() -> str:
+    return f"See all of them: {help_command()} --cfg job"
 
 
 def _read(arguments: Sequence[str]) -> list[Override]:

@@ -15,12 +15,16 @@ _AT_ONCE_SECONDS = 0.3
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+def stop_on_signals(stop: threading.Event, where: str = "at the next batch") -> Iterator[None]:
     """Ctrl-C and a polite kill stop at the next batch; the same once more stops at once.
 
     One of each is no impatience: a cluster asks all processes of a job to end, and then the
     launcher asks its workers. Nor is the same at once: the kernel tells a process that its parent
     has died once for each of the parent's threads.
+
+    Args:
+        stop: Set by the first signal.
+        where: What is said of where that stops.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -36,7 +40,7 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
         received[number] = time.monotonic()
         stop.set()
         # print() must not be entered where the signal may have interrupted it.
-        os.write(1, b"\nStopping at the next batch ...\n")
+        os.write(1, f"\nStopping {where} ...\n".encode())
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

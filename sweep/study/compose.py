@@ -24,6 +24,7 @@ from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.command_line import study_override
 from sweep.console import message_of
 from sweep.study.dimension import Dimension
 from sweep.study.space import SearchSpace
@@ -115,7 +116,7 @@ class TrialComposer:
                         override = self._space.override(key, value)
                         raise SlicewiseError(
                             f"{override}: allowed: what leaves the sweep itself as it is ({cause})"
-                            f"\nA sweep of its own: {override} study=NAME"
+                            f"\nA sweep of its own: {override} {study_override()}"
                         ) from error
             raise
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -22,11 +22,13 @@ from optuna.distributions import BaseDistribution
 
 import slicewise
 from slicewise.errors import SlicewiseError
+from sweep.command_line import study_override
 from sweep.study.attributes import IDENTITY
 from sweep.study.space import SearchSpace
 
-# Keys of the configuration, and whether what is at or below them can change a result.
-DECIDES = {
+# Keys of a configuration, and whether what is at or below them can change a result.
+Rules = Mapping[str, bool]
+DECIDES: Rules = {
     # What the study is called, where it is kept, who works on it, and how it is asked for.
     "study": False,
     "hydra": False,
@@ -126,22 +128,23 @@ _UNRESOLVED = ("${oc.env:", "${now:")
 _VERSION = "version"
 
 
-def decides(key: str) -> bool:
+def decides(key: str, rules: Rules = DECIDES) -> bool:
     """Whether a key of the configuration, or an override of it, can change a trial's result."""
-    return _decides(split_key(_node(key)))
+    return _decides(split_key(_node(key)), rules)
 
 
-def _decides(path: Sequence[str]) -> bool:
+def _decides(path: Sequence[str], rules: Rules) -> bool:
     prefixes = (".".join(path[:length]) for length in range(len(path), 0, -1))
-    return next((DECIDES[prefix] for prefix in prefixes if prefix in DECIDES), True)
+    return next((rules[prefix] for prefix in prefixes if prefix in rules), True)
 
 
-def identity_of(config: DictConfig, space: SearchSpace) -> dict[str, Any]:
+def identity_of(config: DictConfig, space: SearchSpace, rules: Rules = DECIDES) -> dict[str, Any]:
     """What the study is about: its space, and all that its trials share and that decides.
 
     Args:
         config: The sweep's configuration, which knows nothing of what is swept.
         space: What is swept.
+        rules: As `DECIDES`; of another application they are others.
 
     Returns:
         JSON values: `version` that wrote it; `space`; `config`, what decides of the configuration;
@@ -158,22 +161,26 @@ def identity_of(config: DictConfig, space: SearchSpace) -> dict[str, Any]:
         # What is made of it cannot be resolved then, and so is shown as it is made.
         with contextlib.suppress(OmegaConfBaseException):
             OmegaConf.update(shared, _node(key), MISSING, force_add=True)
-    names = [str(k) for k in shared if _decides([str(k)]) and not OmegaConf.is_missing(shared, k)]
+    present = [str(key) for key in shared if not OmegaConf.is_missing(shared, key)]
+    names = [name for name in present if _decides([name], rules)]
     return {
         _VERSION: slicewise.__version__,
         "space": space.describe(),
-        "config": _deciding({name: _resolved(_value(shared, name)) for name in names}),
-        "overrides": {key: text for key, text in overrides.items() if decides(key)},
+        "config": _deciding({n: _resolved(_value(shared, n)) for n in names}, rules),
+        "overrides": {key: text for key, text in overrides.items() if decides(key, rules)},
     }
 
 
-def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -> None:
+def check_identity(
+    study: optuna.Study, identity: dict[str, Any], force: bool, rules: Rules = DECIDES
+) -> None:
     """Refuses to go on with a study that was about something else.
 
     Args:
         study: New, or opened again.
         identity: What the study is about, as nested JSON values.
         force: Go on all the same, and take the new identity.
+        rules: As `identity_of` had them.
 
     Raises:
         SlicewiseError: It differs, with each difference.
@@ -182,12 +189,12 @@ def check_identity(study: optuna.Study, identity: dict[str, Any], force: bool) -
     known = study.user_attrs.get(IDENTITY)
     # A study without trials is about nothing yet: a mistake in its first command can be mended.
     has_trials = bool(study.get_trials(deepcopy=False))
-    differences = [] if known is None else _differences(known, identity)
+    differences = [] if known is None else _differences(known, identity, rules)
     if differences and has_trials and not force:
         raise SlicewiseError(
-            f"study={study.study_name} exists and is about something else:\n"
+            f"{study_override(study.study_name)} exists and is about something else:\n"
             + "\n".join(differences)
-            + "\nChoose another study=NAME, or go on all the same with +resume=force"
+            + f"\nChoose another {study_override()}, or go on all the same with +resume=force"
         )
     if known != identity:
         study.set_user_attr(IDENTITY, identity)
@@ -248,15 +255,15 @@ def _value(node: Any, key: Any) -> Any:
         return text
 
 
-def _deciding(tree: dict[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+def _deciding(tree: dict[str, Any], rules: Rules, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """What decides of a configuration of plain values."""
     deciding: dict[str, Any] = {}
     for name, value in tree.items():
         path = (*above, name)
-        if not _decides(path):
+        if not _decides(path, rules):
             continue
-        kept = _deciding(value, path) if isinstance(value, dict) else value
-        if path == ("callbacks",):
+        kept = _deciding(value, rules, path) if isinstance(value, dict) else value
+        if path == ("callbacks",) and rules is DECIDES:
             kept = {k: one for k, one in (kept or {}).items() if not _is_harmless(one)}
             if not kept:
                 # None that decides is none at all, whichever way that is written.
@@ -270,12 +277,12 @@ def _is_harmless(callback: Any) -> bool:
     return any(fnmatch(target, pattern) for pattern in HARMLESS_CALLBACKS)
 
 
-def _differences(known: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+def _differences(known: dict[str, Any], identity: dict[str, Any], rules: Rules) -> list[str]:
     """What differs between what a study was about and what it is to be about, a line each.
 
     Another version has other keys, so of its configuration only those count that both know.
     """
-    before, now = _flat(_normal(known)), _flat(_normal(identity))
+    before, now = _flat(_normal(known, rules)), _flat(_normal(identity, rules))
     same_version = known.get(_VERSION) == identity.get(_VERSION)
     differences = []
     for key in sorted({*before, *now}):
@@ -293,13 +300,13 @@ def _same(one: Any, other: Any) -> bool:
     return same or json.dumps(one) == json.dumps(other)
 
 
-def _normal(identity: dict[str, Any]) -> dict[str, Any]:
+def _normal(identity: dict[str, Any], rules: Rules) -> dict[str, Any]:
     """Without what does not decide by today's rule, and the order of choices."""
     return {
         "space": {
             key: _in_order(dimension) for key, dimension in identity.get("space", {}).items()
         },
-        "config": _deciding(identity.get("config", {})),
+        "config": _deciding(identity.get("config", {}), rules),
         "overrides": identity.get("overrides", {}),
     }
 

@@ -38,6 +38,9 @@ class Plan:
         pruner: Name of Optuna's pruner.
         heartbeat: Seconds between two signs of life of its workers; None: unknown.
         beside_storage: The study's folder as seen from its SQLite file; None: it is elsewhere.
+        application: What one types to run another application, whose study it is; None: this
+            package's own.
+        started_in: The working directory in which that was typed; None: unknown.
     """
 
     n_trials: int | None = None
@@ -47,6 +50,8 @@ class Plan:
     pruner: str | None = None
     heartbeat: float | None = None
     beside_storage: str | None = None
+    application: str | None = None
+    started_in: str | None = None
 
     def __post_init__(self) -> None:
         if self.command is not None:

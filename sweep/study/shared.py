@@ -30,6 +30,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from slicewise.errors import SlicewiseError
+from sweep.command_line import study_override
 from sweep.study.attributes import (
     ATTEMPTS,
     DIRECTORY,
@@ -370,7 +371,7 @@ def quiet_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
-    warnings.filterwarnings("ignore", message=".*`step` is already reported.*")
+    warnings.filterwarnings("ignore", message=".*`step.*is already reported.*")
 
 
 def open_study(name: str, storage: BaseStorage, directions: Sequence[str]) -> optuna.Study:
@@ -388,8 +389,8 @@ def open_study(name: str, storage: BaseStorage, directions: Sequence[str]) -> op
     stored = [direction.name.lower() for direction in study.directions]
     if stored != list(directions):
         raise SlicewiseError(
-            f"study={name} exists with hydra.sweeper.direction={stored}, not {list(directions)}: "
-            "choose another study=NAME"
+            f"{study_override(name)} exists with hydra.sweeper.direction={stored}, not "
+            f"{list(directions)}: choose another {study_override()}"
         )
     return study
 

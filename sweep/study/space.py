@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, Trial
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.command_line import study_override
 from sweep.overrides import element_text, override_text
 from sweep.study.dimension import Dimension, described, read_dimension
 
@@ -217,8 +218,8 @@ class SearchSpace:
                 raise ArgumentError(
                     key,
                     described(own.distribution),
-                    f"{described(stored[key])}, as study={study} has it ({error})",
-                    "Another search is another study: study=NAME",
+                    f"{described(stored[key])}, as {study_override(study)} has it ({error})",
+                    f"Another search is another study: {study_override()}",
                 ) from error
 
         if self.custom is not None and stored:

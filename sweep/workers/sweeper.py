@@ -28,7 +28,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
-from sweep.command_line import command_of_study
+from sweep.any_application import FORCED, AnyApplication
+from sweep.command_line import command_of_study, speak_for, study_override
 from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
 from sweep.overrides import override_text
@@ -38,8 +39,8 @@ from sweep.report import load_drawing, write_report
 from sweep.study.attributes import REASON
 from sweep.study.compose import TrialComposer, check_folders
 from sweep.study.dimension import described
-from sweep.study.identity import check_identity, identity_of, stored_distributions
-from sweep.study.places import beside_storage
+from sweep.study.identity import DECIDES, check_identity, identity_of, stored_distributions
+from sweep.study.places import beside_storage, trial_folder
 from sweep.study.plan import Plan, write_plan
 from sweep.study.presence import (
     SWEEP_HEARTBEAT_SECONDS,
@@ -54,14 +55,13 @@ from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optu
 from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.storage import is_memory, open_storage, short_url, storage_url
 from sweep.trial.metrics import metric_named
-from sweep.trial.record import record_files
+from sweep.trial.record import RECORD_NAME, record_files
 from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
 from sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
-_RESUME_KEYS = ("+resume", "++resume")
 # Launchers whose worker, if it is one, has the terminal; whose workers, if several, print to files.
 _ON_TERMINAL = ("basic", "local")
 _IN_THIS_PROCESS = "basic"
@@ -74,6 +74,7 @@ def sweep(
     config: DictConfig,
     hydra_context: HydraContext,
     task_function: TaskFunction,
+    application: AnyApplication | None,
     arguments: Sequence[str],
     sampler: DictConfig,
     pruner: DictConfig,
@@ -88,6 +89,7 @@ def sweep(
     heartbeat: float,
     workers_per_gpu: int,
     summary: bool,
+    metric_names: Any,
     custom_search_space: str | None,
     params: DictConfig | None,
 ) -> None:
@@ -99,6 +101,7 @@ def sweep(
         task_function: What runs one trial and returns its value, or values. Its attribute
             `rehearse`, if it has one, raises what is wrong with a trial's configuration: what is
             wrong with all trials alike is then found before any starts.
+        application: Whose task function it is, where it is not this package's own.
         arguments: The command line's overrides.
         sampler, pruner: Configurations of Optuna's.
         direction: `minimize` or `maximize`; a list for several values.
@@ -112,6 +115,7 @@ def sweep(
         heartbeat: Seconds between two signs of life of a worker.
         workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
         summary: Whether to end with a table of the trials.
+        metric_names: What the values are called, one for each direction; None: `value`.
         custom_search_space: Dotted path of a function (configuration, trial) that suggests more.
         params: Further overrides, as a map; the command line's go before them.
 
@@ -120,6 +124,7 @@ def sweep(
         Interrupted: The user stopped it; the message holds the command that resumes it.
     """
     quiet_optuna()
+    speak_for(None if application is None else application.text)
     force = _resumes_by_force(arguments)
     space = _search_space(
         [argument for argument in arguments if not _is_resume(argument)],
@@ -128,22 +133,11 @@ def sweep(
         hydra_context.config_loader,
         sampler.get("seed"),
     )
-    if "study" in space.dimensions:
-        raise ArgumentError("study", described(space.dimensions["study"].distribution), "one name")
-    for key in ("objective", "objective.metrics", "objective.direction"):
-        if key in space.dimensions:
-            swept = described(space.dimensions[key].distribution)
-            allowed = "one: it is what the trials of a study are compared by"
-            raise ArgumentError(key, swept, allowed, "Another objective is another study")
-    if "study" in config and not {"", ".", ".."}.isdisjoint(str(config.study).split("/")):
-        raise ArgumentError(
-            "study",
-            override_text(str(config.study)),
-            "a name that a folder can have, below multirun/",
-        )
-    if study_name is not None and "study" in config:
-        # By default a timestamp: resolved once more, it could be that of the next second.
-        config.study = study_name
+    if application is None:
+        _check_name_and_objective(config, space)
+        if study_name is not None:
+            # By default a timestamp: resolved once more, it could be that of the next second.
+            config.study = study_name
     directory = Path(config.hydra.sweep.dir).absolute()
     name = study_name or directory.name
     storage = _without_secrets(config, storage)
@@ -159,12 +153,16 @@ def sweep(
     )
     heartbeat = _seconds("heartbeat", heartbeat)
     sampler_node, pruner_node = seeded(_plain(sampler)), _plain(pruner)
-    metrics = _metrics(config)
+    if application is None and metric_names is None:
+        metric_names = OmegaConf.select(config, "objective.metrics")
+    metrics = _metrics(metric_names)
     directions = _directions(direction, metrics)
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
-    workers = _number_of_workers(config, n_jobs, workers_per_gpu)
+    devices = 1 if application is not None else Placement.of(config).devices
+    workers = _number_of_workers(config, n_jobs, workers_per_gpu, devices)
 
-    composer = TrialComposer(config, hydra_context, _pinned(space, name, directory, config))
+    own_name = name if application is None else None
+    composer = TrialComposer(config, hydra_context, _pinned(space, directory, own_name))
     composer.check()
     check_folders(composer, space)
     _make_folder(directory)
@@ -173,17 +171,24 @@ def sweep(
     study = open_study(name, opened, directions)
     _check_folder(study, directory)
     space = space.as_stored(stored_distributions(study), name, config)
-    check_identity(study, identity_of(config, space), force)
+    rules = DECIDES if application is None else {"hydra": False, "resume": not force}
+    check_identity(study, identity_of(config, space, rules), force, rules)
     if metrics is not None:
-        _name_values(study, metrics)
+        _name_values(study, metrics, with_hints=application is None)
+    if application is None:
+        command = command_of_study(name)
+    else:
+        command = application.command(config, name, directory)
     plan = Plan(
         n_trials=int(min(n_trials, space.size())),
         directory=str(directory),
-        command=command_of_study(name),
+        command=command,
         sampler=_class_name(sampler),
         pruner=_class_name(pruner),
         heartbeat=heartbeat,
         beside_storage=beside_storage(study, directory),
+        application=None if application is None else application.text,
+        started_in=str(Path.cwd()),
     )
     write_plan(study, plan)
     shared = SharedStudy(study, opened, directory, space, budget, config)
@@ -196,7 +201,7 @@ def sweep(
             config=config,
             hydra_context=hydra_context,
             task_function=task_function,
-            space=_pinned(space, name, directory, config),
+            space=_pinned(space, directory, own_name),
             budget=budget,
             storage=url,
             study_name=name,
@@ -205,7 +210,8 @@ def sweep(
             pruner=functools.partial(new_pruner, pruner_node),
             sweep=sweep_name,
             heartbeat=heartbeat,
-            threads=_threads(config, workers),
+            threads=_threads(config, workers, devices),
+            application=application,
         )
         log.info(
             "Study %s: %d of %d trials done, %d worker%s, in %s",
@@ -217,7 +223,7 @@ def sweep(
             directory,
         )
         try:
-            _launch(worker, workers, study, config, hydra_context, arguments)
+            _launch(worker, workers, study, config, hydra_context, command)
         except Interrupted:
             # Those that were killed could not put back what they ran.
             if config.hydra.runtime.choices.get("hydra/launcher") in _ON_TERMINAL:
@@ -228,10 +234,11 @@ def sweep(
     if summary:
         show_study(study, directory, storage_url=short_url(url))
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    if shared.rest() is Rest.FAILURES:
-        raise SlicewiseError(f"the sweep stopped: {_failures(failed, budget)}")
-    if failed and not shared.finished():
-        raise SlicewiseError(f"no trial could be run: {_failures(failed, budget)}")
+    stopped, none = shared.rest() is Rest.FAILURES, failed and not shared.finished()
+    if stopped or none:
+        found = "the sweep stopped" if stopped else "no trial could be run"
+        where = _traceback_of([trial_folder(study, trial, directory) for trial in failed])
+        raise SlicewiseError(f"{found}: {_failures(failed, budget)}{where}")
 
 
 def _launch(
@@ -240,7 +247,7 @@ def _launch(
     study: optuna.Study,
     config: DictConfig,
     hydra_context: HydraContext,
-    arguments: Sequence[str],
+    command: str,
 ) -> None:
     """Has the launcher run the workers, and waits for them."""
     launcher = Plugins.instance().instantiate_launcher(
@@ -284,7 +291,7 @@ def _launch(
     if None not in mistakes:
         raise SlicewiseError("\n".join(filter(None, mistakes)))
     if interrupted:
-        raise Interrupted(f"Stopped. To resume: {command_of_study(study.study_name)}")
+        raise Interrupted(f"Stopped. To resume: {command}")
 
 
 def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
@@ -314,14 +321,14 @@ def _write_report(study: optuna.Study, directory: Path, storage: str) -> None:
 
 
 def _is_resume(argument: str) -> bool:
-    return argument.partition("=")[0] in _RESUME_KEYS
+    return argument.partition("=")[0] in FORCED
 
 
 def _resumes_by_force(arguments: Sequence[str]) -> bool:
     """Whether `+resume=force` is among the arguments."""
     given = [argument.partition("=")[2] for argument in arguments if _is_resume(argument)]
     if given and given[-1] != "force":
-        raise ArgumentError(_RESUME_KEYS[0], given[-1], "force")
+        raise ArgumentError(FORCED[0], given[-1], "force")
     return bool(given)
 
 
@@ -352,11 +359,17 @@ def _function(path: str) -> CustomSearchSpace:
     return function
 
 
-def _pinned(space: SearchSpace, name: str, directory: Path, config: DictConfig) -> SearchSpace:
-    """The space, with what a timestamp decides fixed for all workers."""
+def _pinned(space: SearchSpace, directory: Path, own_name: str | None) -> SearchSpace:
+    """The space, with what a timestamp decides fixed for all workers.
+
+    Args:
+        space: What is searched.
+        directory: The study's.
+        own_name: Of a study of this package's own programs, whose configuration has it.
+    """
     fixed = dict(space.fixed)
-    if "study" in config:
-        fixed["study"] = override_text(name)
+    if own_name is not None:
+        fixed["study"] = override_text(own_name)
     fixed["hydra.sweep.dir"] = override_text(str(directory))
     return dataclasses.replace(space, fixed=fixed)
 
@@ -369,16 +382,43 @@ def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def _metrics(config: DictConfig) -> list[str] | None:
-    """What the study's values are, where the application says so by a list of names."""
-    metrics = OmegaConf.select(config, "objective.metrics")
-    return [str(name) for name in metrics] if isinstance(metrics, ListConfig) and metrics else None
+def _check_name_and_objective(config: DictConfig, space: SearchSpace) -> None:
+    """Refuses what this package's own programs cannot sweep, and names that no folder can have."""
+    if "study" in space.dimensions:
+        raise ArgumentError("study", described(space.dimensions["study"].distribution), "one name")
+    for key in ("objective", "objective.metrics", "objective.direction"):
+        if key in space.dimensions:
+            swept = described(space.dimensions[key].distribution)
+            allowed = "one: it is what the trials of a study are compared by"
+            raise ArgumentError(key, swept, allowed, "Another objective is another study")
+    if not {"", ".", ".."}.isdisjoint(str(config.study).split("/")):
+        raise ArgumentError(
+            "study",
+            override_text(str(config.study)),
+            "a name that a folder can have, below multirun/",
+        )
 
 
-def _name_values(study: optuna.Study, metrics: Sequence[str]) -> None:
-    """Calls the study's values by their metrics; says so where it looks for the worst of one."""
+def _metrics(names: Any) -> list[str] | None:
+    """What the study's values are called, where the application says so."""
+    if names is None:
+        return None
+    if not isinstance(names, (str, list, ListConfig)):
+        allowed = "a list of names, one for each direction"
+        raise ArgumentError("hydra.sweeper.metric_names", names, allowed)
+    return [names] if isinstance(names, str) else [str(name) for name in names] or None
+
+
+def _name_values(study: optuna.Study, metrics: Sequence[str], with_hints: bool) -> None:
+    """Calls the study's values by their metrics.
+
+    Args:
+        study: Which.
+        metrics: A name for each direction.
+        with_hints: Whether to say so where it looks for the worst of one that we know.
+    """
     for name, direction in zip(metrics, study.directions, strict=True):
-        metric, sought = metric_named(name), direction.name.lower()
+        metric, sought = metric_named(name) if with_hints else None, direction.name.lower()
         if metric is not None and metric.direction not in (None, sought):
             log.warning("objective.direction=%s, but %s %s is better", sought, metric.better, name)
     study.set_metric_names(list(metrics))
@@ -399,7 +439,9 @@ def _directions(direction: Any, metrics: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _number_of_workers(config: DictConfig, n_jobs: int | str, workers_per_gpu: int) -> int:
+def _number_of_workers(
+    config: DictConfig, n_jobs: int | str, workers_per_gpu: int, devices: int
+) -> int:
     launcher = config.hydra.runtime.choices.get("hydra/launcher")
     if started_by_torchrun() and launcher != "basic":
         raise ArgumentError(
@@ -410,16 +452,16 @@ def _number_of_workers(config: DictConfig, n_jobs: int | str, workers_per_gpu: i
         )
     per_gpu = _at_least("workers_per_gpu", workers_per_gpu, 1)
     if n_jobs == "auto":
-        return max(1, len(visible_gpus()) * per_gpu // Placement.of(config).devices)
+        return max(1, len(visible_gpus()) * per_gpu // devices)
     return _at_least("n_jobs", n_jobs, 1, "auto, or ")
 
 
-def _threads(config: DictConfig, workers: int) -> int | None:
+def _threads(config: DictConfig, workers: int, devices: int) -> int | None:
     """CPU threads for each process of several workers on this machine; None: as it comes."""
     launcher = config.hydra.runtime.choices.get("hydra/launcher")
     if workers == 1 or launcher not in _ONE_MACHINE or "OMP_NUM_THREADS" in os.environ:
         return None
-    return max(1, cpu_count() // (workers * Placement.of(config).devices))
+    return max(1, cpu_count() // (workers * devices))
 
 
 def _at_least(key: str, value: Any, least: int, other: str = "") -> int:
@@ -454,7 +496,7 @@ def _check_folder(study: optuna.Study, directory: Path) -> None:
     if not study.get_trials(deepcopy=False) and any(record_files(directory)):
         raise SlicewiseError(
             f"{directory} holds trials of another study of this name, which the storage does not "
-            "know: choose another study=NAME, or remove the folder"
+            f"know: choose another {study_override()}, or remove the folder"
         )
 
 
@@ -465,6 +507,16 @@ def _free_place(study: optuna.Study, directory: Path) -> int:
         return 0
     places = [int(p.name) for p in directory.glob("workers/*") if p.name.isdigit()]
     return max(places, default=-1) + 1
+
+
+def _traceback_of(folders: Sequence[Path]) -> str:
+    """Where the last of some failed trials has left its traceback; nothing where none has."""
+    for folder in reversed(folders):
+        for path in (*sorted(folder.glob("*.log")), folder / RECORD_NAME):
+            with contextlib.suppress(OSError):
+                if "Traceback (most recent call last)" in path.read_text(errors="replace"):
+                    return f"\nThe traceback: {os.path.relpath(path)}"
+    return ""
 
 
 def _failures(failed: Sequence[FrozenTrial], budget: Budget) -> str:

@@ -8,12 +8,13 @@ the next one finds.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from slicewise.errors import MissingResource, SlicewiseError
+from sweep.any_application import AnyApplication
+from sweep.command_line import speak_for
 from sweep.console import message_of
 from sweep.devices import started_by_torchrun
 from sweep.signals import stop_on_signals
@@ -40,12 +43,17 @@ from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
 from sweep.study.storage import open_storage
 from sweep.trial.active import StudyTrial, activated
+from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
 from sweep.trial.outcome import End, Outcome, RankDied, reason_of
+from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.5
+# Where trials stop that are asked to: this package's own, and those of other applications.
+_AT_A_BATCH = "at the next batch"
+_AT_A_REPORT = "at the trial's next report, or its end; once more stops at once"
 
 
 @dataclass
@@ -66,6 +74,7 @@ class Worker:
         sweep: The sweep's name in the study.
         heartbeat: Seconds between two signs of life.
         threads: CPU threads of each of its processes; None: as the environment says.
+        application: Whose task it is, where it is not this package's own.
     """
 
     config: DictConfig
@@ -81,10 +90,12 @@ class Worker:
     sweep: str
     heartbeat: float
     threads: int | None
+    application: AnyApplication | None
 
     def __call__(self, worker_config: DictConfig) -> dict[str, Any]:
         """Works until there is nothing left; returns how many trials it ran and why it ended."""
         quiet_optuna()
+        speak_for(None if self.application is None else self.application.text)
         if self.threads is not None:
             # Read by torch when it is imported, which the first trial does.
             os.environ["OMP_NUM_THREADS"] = str(self.threads)
@@ -99,7 +110,8 @@ class Worker:
         presence = Presence(
             study, "worker", name, sign, self.heartbeat, watch.check, SWEEP_HEARTBEAT_SECONDS
         )
-        with stop_on_signals(watch.stop), presence:
+        where = _AT_A_BATCH if self.application is None else _AT_A_REPORT
+        with stop_on_signals(watch.stop, where), presence:
             return self._work(name, shared, watch)
 
     def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
@@ -197,6 +209,44 @@ class Worker:
         except OSError as error:
             allowed = f"a folder that can be made: {error.strerror}"
             return Outcome.of(MissingResource("hydra.sweep.subdir", str(directory), allowed))
+        if self.application is None:
+            return self._job(active, config)
+        return self._recorded(active, config, directory, self.application)
+
+    def _recorded(
+        self,
+        active: StudyTrial,
+        config: DictConfig,
+        directory: Path,
+        application: AnyApplication,
+    ) -> Outcome:
+        """Runs the trial of another application, and leaves the record that it does not write."""
+        trial = active.trial
+        outcome = recorded_end(directory, trial.params)
+        if outcome is not None:
+            return outcome
+        overrides = list(config.hydra.overrides.task)
+        began = time.monotonic()
+        outcome = self._job(active, config)
+        seconds = time.monotonic() - began
+        if outcome.end is End.PRUNED:
+            outcome = dataclasses.replace(outcome, reason=_pruned(trial, outcome.reason))
+        if outcome.end.is_final and not active.is_lost():
+            ApplicationRecord.of(
+                outcome,
+                application,
+                self.study_name,
+                trial.number,
+                trial.params,
+                overrides,
+                objective_names(trial.study),
+                seconds,
+            ).write(directory)
+        return outcome
+
+    def _job(self, active: StudyTrial, config: DictConfig) -> Outcome:
+        """Runs the trial's task as a Hydra job; how it ended."""
+        trial = active.trial
         with activated(active), _own_logging_after(self.hydra_context):
             try:
                 job: JobReturn = run_job(
@@ -214,13 +264,7 @@ class Worker:
             return result
         if job.status is not JobStatus.COMPLETED:
             return Outcome.of(result, trial.params)
-        several = isinstance(result, Sequence) and not isinstance(result, str)
-        try:
-            values = tuple(float(value) for value in (result if several else [result]))
-        except (TypeError, ValueError):
-            reason = f"it returned {result!r}, not a number for each direction"
-            return Outcome(End.FAILED, reason)
-        return Outcome(End.COMPLETE, values=values)
+        return outcome_of(result, len(trial.study.directions))
 
 
 @contextlib.contextmanager
@@ -231,6 +275,15 @@ def _own_logging_after(hydra_context: HydraContext) -> Iterator[None]:
     finally:
         hydra: Any = HydraConfig.get()
         configure_log(hydra.job_logging, hydra.verbose, hydra_context.execution_whitelist)
+
+
+def _pruned(trial: Trial, said: str) -> str:
+    """Why a trial was pruned: what the application says, and how far it was."""
+    reports = trial.study._storage.get_trial(trial._trial_id).intermediate_values
+    if said or not reports:
+        return f"pruned: {said}" if said else "pruned"
+    step = max(reports)
+    return f"pruned at step {step} with {reports[step]:.4g}"
 
 
 def _returning_ends(task: TaskFunction, swept: Collection[str]) -> TaskFunction:

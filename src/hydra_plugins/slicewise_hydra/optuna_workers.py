@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,9 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # Whether the sweep ends with a table of its trials.
     summary: bool = True
 
+    # What the values are called that a trial returns, a name for each direction. null: value.
+    metric_names: Any = None
+
 
 class OptunaWorkersSweeper(Sweeper):
     """Runs `n_jobs` long-lived workers that ask one study for trials until its budget is met."""
@@ -120,21 +124,36 @@ class OptunaWorkersSweeper(Sweeper):
         self.config: DictConfig | None = config
 
     def sweep(self, arguments: list[str]) -> Any:
+        from sweep.any_application import AnyApplication
+        from sweep.console import exit_code_of, message_of
         from sweep.workers.sweeper import sweep
 
         assert self.config is not None
         assert self.hydra_context is not None
+        application = AnyApplication.of(self.task_function)
         try:
             return sweep(
                 config=self.config,
                 hydra_context=self.hydra_context,
                 task_function=self.task_function,
+                application=application,
                 arguments=arguments,
                 **self.parameters,
             )
+        except KeyboardInterrupt as error:
+            if application is None:
+                raise
+            # Of which Hydra would print the traceback.
+            sys.exit(exit_code_of(error))
         except SlicewiseError as error:
             # Which Hydra prints in any application without a traceback.
             raise CompactHydraException(str(error)) from error
+        except CompactHydraException as error:
+            # Of Hydra's own mistakes this package's programs print more themselves.
+            message = None if application is None else message_of(error)
+            if message is None:
+                raise
+            raise CompactHydraException(message) from SlicewiseError(str(error))
 
 
 def _register() -> None:
