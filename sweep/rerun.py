@@ -3,6 +3,8 @@
 The configuration is composed again from the application's own and the saved overrides, and the
 saved values are laid over it (hydra #3248): what the application no longer knows then shows as an
 error, and defaults that have changed since do not change the trial.
+
+A trial of another application is run by that one's own command: `sweep.trial.repeat`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ from sweep.compress import application as compress
 from sweep.console import exit_code_of
 from sweep.overrides import override_text
 from sweep.resolvers import register_resolvers
+from sweep.trial.application_record import ApplicationRecord, read_record
 from sweep.trial.record import RECORD_NAME, TrialRecord, record_files
+from sweep.trial.repeat import repeat
+
+Record = TrialRecord | ApplicationRecord
 
 # What runs a trial, by the name of its configuration.
 _PROGRAMS = {
@@ -40,37 +46,28 @@ class Comparison:
     """A trial and its repetition.
 
     Attributes:
-        original: What the trial recorded.
-        repeated: What the repetition recorded.
+        before: What the trial came to, by the names of what is compared.
+        after: What the repetition came to.
         changes: What is not as it was, in words: versions, hardware, code.
         directory: Where the repetition lies.
     """
 
-    original: TrialRecord
-    repeated: TrialRecord
+    before: dict[str, float]
+    after: dict[str, float]
     changes: list[str]
     directory: Path
 
     @property
-    def metric(self) -> str:
-        """The name of the loss that is compared."""
-        return _loss_of(self.original)
-
-    @property
-    def losses(self) -> tuple[float, float]:
-        """Of both."""
-        return getattr(self.original, self.metric), getattr(self.repeated, self.metric)
-
-    @property
     def identical(self) -> bool:
         """To the bit."""
-        before, after = self.losses
-        return before == after
+        return self.before == self.after
 
     def within(self, tolerance: float) -> bool:
-        """Whether the losses differ by no more than a share of the original's."""
-        before, after = self.losses
-        return abs(after - before) <= tolerance * abs(before)
+        """Whether no value differs by more than a share of the original's."""
+        return all(
+            abs(self.after[name] - before) <= tolerance * abs(before)
+            for name, before in self.before.items()
+        )
 
 
 def rerun(directory: Path) -> Comparison:
@@ -80,9 +77,12 @@ def rerun(directory: Path) -> Comparison:
         SlicewiseError: It is neither, or its configuration no longer fits the application.
     """
     trial = find_trial(directory)
-    original = TrialRecord.read(trial)
-    if getattr(original, _loss_of(original)) is None:
-        raise SlicewiseError(f"{trial}: trial {original.number} has no valid_l1: {original.reason}")
+    original = read_record(trial)
+    if isinstance(original, ApplicationRecord):
+        return _rerun_by_its_command(trial, original)
+    loss = _loss_of(original)
+    if getattr(original, loss) is None:
+        raise SlicewiseError(f"{trial}: trial {original.number} has no {loss}: {original.reason}")
     # Sums depend on how many threads make them, here or in ranks.
     os.environ["OMP_NUM_THREADS"] = str(original.threads)
     import torch
@@ -90,7 +90,22 @@ def rerun(directory: Path) -> Comparison:
     torch.set_num_threads(original.threads)
     target = _new_directory(trial)
     repeated = _run(trial, target, original.precision)
-    return Comparison(original, repeated, _changes(original, repeated), target)
+    before, after = {loss: getattr(original, loss)}, {loss: getattr(repeated, loss)}
+    return Comparison(before, after, _changes(original, repeated), target)
+
+
+def _rerun_by_its_command(trial: Path, original: ApplicationRecord) -> Comparison:
+    """Repeats a trial of another application."""
+    if original.values is None:
+        raise SlicewiseError(
+            f"{trial}: trial {original.number} has no value to compare: {original.reason}"
+        )
+    target = _new_directory(trial)
+    repeated = repeat(trial, original, target)
+    assert repeated.values is not None
+    before = dict(zip(original.metrics, original.values, strict=True))
+    after = dict(zip(original.metrics, repeated.values, strict=True))
+    return Comparison(before, after, _changes(original, repeated), target)
 
 
 def find_trial(directory: Path) -> Path:
@@ -101,7 +116,7 @@ def find_trial(directory: Path) -> Path:
     """
     if (directory / RECORD_NAME).is_file():
         return directory
-    records = [(TrialRecord.read(path.parent), path.parent) for path in record_files(directory)]
+    records = [(read_record(path.parent), path.parent) for path in record_files(directory)]
     complete = [(record, place) for record, place in records if record.state == "COMPLETE"]
     if not complete:
         raise SlicewiseError(
@@ -150,9 +165,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verdict(comparison: Comparison, tolerance: float) -> int:
-    before, after = comparison.losses
-    print(f"\noriginal  {comparison.metric} {before!r}")
-    print(f"repeated  {comparison.metric} {after!r}   {comparison.directory}")
+    for said, values, where in (
+        ("original", comparison.before, ""),
+        ("repeated", comparison.after, f"   {comparison.directory}"),
+    ):
+        shown = ", ".join(f"{name} {value!r}" for name, value in values.items())
+        print(f"{said}  {shown}{where}")
     if comparison.identical:
         print("Identical to the bit.")
         return IDENTICAL
@@ -230,6 +248,15 @@ def _config_name(trial: Path) -> str:
     return name if name in _PROGRAMS else application.CONFIG_NAME
 
 
+def _is_compared(package: str, before: Record, after: Record) -> bool:
+    """Whether it says something that a record has another version of a package, or none.
+
+    Another application's process has imported what its sweep needs, or has not.
+    """
+    of_application = isinstance(before, ApplicationRecord)
+    return not of_application or (package in before.versions and package in after.versions)
+
+
 def _loss_of(record: TrialRecord) -> str:
     """What a trial is compared by."""
     return "valid_l1" if record.damage is None else "damage"
@@ -269,15 +296,16 @@ def _new_directory(trial: Path) -> Path:
     return target
 
 
-def _changes(before: TrialRecord, after: TrialRecord) -> list[str]:
+def _changes(before: Record, after: Record) -> list[str]:
     changes = [
         f"{name}: was {before.versions.get(name, 'absent')}, "
         f"is {after.versions.get(name, 'absent')}"
         for name in sorted({*before.versions, *after.versions})
         if before.versions.get(name) != after.versions.get(name)
+        and _is_compared(name, before, after)
     ]
     for name in ("hardware", "git_commit"):
-        was, now = getattr(before, name), getattr(after, name)
+        was, now = getattr(before, name, None), getattr(after, name, None)
         if was != now:
             changes.append(f"{name}: was {was}, is {now}")
     return changes
