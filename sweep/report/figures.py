@@ -103,10 +103,15 @@ def _curves(material: Material) -> Iterator[Picture]:
         figure.add_trace(_lines([best], 1, f"best: trial {best.number}", GREEN, None))
     steps = [step for trial in drawn for step, _ in trial.curve]
     _add_baseline(figure, material, min(steps), max(steps))
-    figure.update_xaxes(title="optimizer steps")
-    figure.update_yaxes(title=title_of("valid_l1"), type=scale_of(figure))
+    if material.application is None:
+        steps_title, title, what = "optimizer steps", title_of("valid_l1"), "Validation loss"
+    else:
+        steps_title, title = "step", material.objectives[0]
+        what = f"Reported {title}"
+    figure.update_xaxes(title=steps_title)
+    figure.update_yaxes(title=title, type=scale_of(figure))
     pruned = f", {len(ends)} of them pruned (orange, dashed, ending in a cross)" if ends else ""
-    caption = f"Validation loss by optimizer step of {len(drawn)} trials{pruned}."
+    caption = f"{what} by {steps_title.removesuffix('s')} of {len(drawn)} trials{pruned}."
     if best is not None and best.curve:
         step, loss = best.curve[-1]
         caption += f" The best, trial {best.number}, reaches {loss:.4g} at step {step} (green)."

@@ -39,7 +39,8 @@ class TrialMaterial:
         trial: As the storage has it.
         directory: Where its files are.
         record: Its trial.json; empty where it cannot be read.
-        curve: Validation L1 by optimizer step.
+        curve: What it reported, by step: validation L1 by optimizer step.
+        is_fit: Whether it is this package's own trial, which measures what `Metrics` says.
         on_front: Whether it is on the study's Pareto front; for one direction, whether it is best.
     """
 
@@ -47,6 +48,7 @@ class TrialMaterial:
     directory: Path
     record: dict[str, Any]
     curve: Curve
+    is_fit: bool
     on_front: bool = False
 
     @property
@@ -69,6 +71,8 @@ class TrialMaterial:
     @cached_property
     def metrics(self) -> Metrics:
         """What the storage, or else trial.json, says of it; of a pruned trial the last loss."""
+        if not self.is_fit:
+            return Metrics()
         metrics = Metrics.known({**self.record, **self.trial.user_attrs})
         if metrics.valid_l1 is None and self.curve:
             metrics.valid_l1 = self.curve[-1][1]
@@ -121,6 +125,11 @@ class Material:
     @property
     def name(self) -> str:
         return self.study.study_name
+
+    @property
+    def application(self) -> str | None:
+        """How another application is run whose study it is; None: it is of students."""
+        return self.plan.application
 
     @cached_property
     def directions(self) -> list[StudyDirection]:
@@ -177,9 +186,10 @@ class Material:
 
 def read_material(study: optuna.Study, directory: Path, storage_url: str | None) -> Material:
     """Reads a study, and the files of its trials."""
-    front = _front(study)
+    front, plan = _front(study), read_plan(study)
+    is_fit = plan.application is None
     trials = [
-        _read_trial(trial, trial_folder(study, trial, directory), trial.number in front)
+        _read_trial(trial, trial_folder(study, trial, directory), is_fit, trial.number in front)
         for trial in study.get_trials(deepcopy=False)
     ]
     by_number = {trial.number: trial for trial in trials}
@@ -191,7 +201,7 @@ def read_material(study: optuna.Study, directory: Path, storage_url: str | None)
         ranking=[by_number[t.number] for t in ranked(study) if t.number in by_number],
         objectives=list(objective_names(study)),
         identity=study.user_attrs.get(IDENTITY, {}),
-        plan=read_plan(study),
+        plan=plan,
         workers=read_heartbeats(study, "worker"),
         written=datetime.now().astimezone(),
     )
@@ -220,11 +230,11 @@ def _front(study: optuna.Study) -> set[int]:
     return {ranked(study)[0].number}
 
 
-def _read_trial(trial: FrozenTrial, directory: Path, on_front: bool) -> TrialMaterial:
+def _read_trial(trial: FrozenTrial, directory: Path, is_fit: bool, on_front: bool) -> TrialMaterial:
     curve: Curve = sorted(trial.intermediate_values.items())
-    return TrialMaterial(
-        trial, directory, _read_record(directory), curve or _read_curve(directory), on_front
-    )
+    if is_fit:
+        curve = curve or _read_curve(directory)
+    return TrialMaterial(trial, directory, _read_record(directory), curve, is_fit, on_front)
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

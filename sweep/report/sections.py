@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,23 @@ class Links:
 
 
 def _question(material: Material) -> Values:
-    config = material.shared
+    config, application = material.shared, material.application
     goals = [
         f"{direction.name.lower()} {name}"
         for name, direction in zip(material.objectives, material.directions, strict=True)
     ]
     space = material.identity.get("space", {})
-    facts = [
-        ("Teacher", _teacher(material)),
-        ("Data", _node_in_words(config.get("data", {}))),
-        ("Student", _node_in_words(config.get("student", {}))),
-        ("Optimizer", _node_in_words(config.get("optimizer", {}))),
-        ("Scheduler", _node_in_words(config.get("scheduler") or {})),
-    ]
+    facts = []
+    if application is None:
+        facts = [
+            ("Teacher", _teacher(material)),
+            ("Data", _node_in_words(config.get("data", {}))),
+            ("Student", _node_in_words(config.get("student", {}))),
+            ("Optimizer", _node_in_words(config.get("optimizer", {}))),
+            ("Scheduler", _node_in_words(config.get("scheduler") or {})),
+        ]
     return {
+        "application": application,
         "goals": goals,
         "by": [word for word in (material.plan.sampler, material.plan.pruner) if word],
         "facts": [(name, text) for name, text in facts if text],
@@ -108,10 +111,12 @@ def _range(described: Any) -> str:
 
 def _answer(material: Material) -> Values:
     best = material.best
+    words = {"noun": "student" if material.application is None else "trial"}
     if best is None:
-        return {"tiles": [], "point": "", "several": False, "students": None, "baselines": []}
+        empty = {"tiles": [], "point": "", "several": False, "students": None, "baselines": []}
+        return words | empty
     baselines = best.record.get("baselines") or {}
-    return {
+    return words | {
         "tiles": _tiles(material, best),
         "point": in_words(best.trial.params),
         "several": len(material.objectives) > 1,
@@ -147,7 +152,8 @@ def _best_students(material: Material) -> Table | None:
     students = [t for t in material.ranking if t.on_front] if several else material.size_front
     if len(students) < 2:
         return None
-    return trial_table(material, students, "Best students", is_tall=False)
+    label = "Best students" if material.application is None else "Best trials"
+    return trial_table(material, students, label, is_tall=False)
 
 
 def _plain(name: str) -> str:
@@ -230,7 +236,10 @@ def _commands(material: Material) -> Values:
 
 
 def _working_directory(material: Material) -> Path:
-    """Where the sweep was started: it holds multirun/<study>."""
+    """Where the sweep was started; of one that has been moved, what holds multirun/<study>."""
+    started_in = material.plan.started_in
+    if started_in is not None and material.directory.is_relative_to(started_in):
+        return Path(started_in)
     return material.directory.parent.parent
 
 
@@ -249,10 +258,25 @@ SECTIONS: tuple[Section[Material], ...] = (
 )
 
 
+# Of another application.
+_TITLES = {"size": "Objectives against each other"}
+
+
 def study_page(material: Material, pictures: Sequence[Picture]) -> str:
     """The whole file of a study."""
-    head = Head(material.name, "A slicewise study", material.written, _state(material))
-    return page(head, SECTIONS, material, pictures)
+    application = material.application
+    kind = "A slicewise study" if application is None else f"A study of {application}"
+    head = Head(material.name, kind, material.written, _state(material))
+    return page(head, _sections(material, pictures), material, pictures)
+
+
+def _sections(material: Material, pictures: Sequence[Picture]) -> Sequence[Section[Material]]:
+    """The sections of a study; of another application's, those that it has something to show in."""
+    if material.application is None:
+        return SECTIONS
+    shown = {picture.section for picture in pictures}
+    kept = [s for s in SECTIONS if s.name in shown or s.name not in ("curves", "size")]
+    return [replace(s, title=_TITLES.get(s.name, s.title)) for s in kept]
 
 
 def _state(material: Material) -> str:

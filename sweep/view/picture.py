@@ -47,7 +47,7 @@ def picture(status: Status, rows: int = 100) -> RenderableType:
     if status.best is not None:
         parts.append(_best(status.best, status))
     if status.workers:
-        parts.append(_workers(status.workers[:rows]))
+        parts.append(_workers(status.workers[:rows], status.reported))
     hidden = len(status.workers) - rows
     if hidden > 0:
         parts.append(Text(f"and {hidden} more workers", style="dim"))
@@ -153,14 +153,14 @@ def _best(best: FrozenTrial, status: Status) -> Text:
     return text.append(f"  {point(best.params, ' ')}", style="dim")
 
 
-def _workers(workers: list[WorkerStatus]) -> Table:
+def _workers(workers: list[WorkerStatus], reported: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
     table.add_column("worker", no_wrap=True)
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("overrides", ratio=1, overflow="fold")
     table.add_column("step", width=_BAR_WIDTH)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column(reported, justify="right", no_wrap=True)
     table.add_column("steps/s", justify="right", no_wrap=True)
     for worker in workers:
         table.add_row(worker.label, *_fit(worker))

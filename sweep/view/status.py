@@ -50,6 +50,7 @@ class Status:
         best: The best complete trial; the first of the front for several directions.
         objectives: What its values are called.
         workers: Those that live.
+        reported: What a running trial reports.
         seconds_left: Until the budget is met; None: no saying.
         is_running: Whether a sweep works on it.
     """
@@ -60,6 +61,7 @@ class Status:
     best: FrozenTrial | None
     objectives: Sequence[str]
     workers: list[WorkerStatus]
+    reported: str
     seconds_left: float | None
     is_running: bool
 
@@ -92,7 +94,8 @@ class StudyMonitor:
         study = self._study
         trials = study.get_trials(deepcopy=False)
         counts = {state: sum(t.state is state for t in trials) for state in TrialState}
-        n_trials = read_plan(study).n_trials
+        plan = read_plan(study)
+        n_trials, objectives = plan.n_trials, objective_names(study)
         complete = counts[TrialState.COMPLETE] > 0
         workers = self._workers(trials)
         return Status(
@@ -100,8 +103,9 @@ class StudyMonitor:
             counts=counts,
             n_trials=n_trials,
             best=ranked(study)[0] if complete else None,
-            objectives=objective_names(study),
+            objectives=objectives,
             workers=workers,
+            reported="loss" if plan.application is None else objectives[0],
             seconds_left=_seconds_left(trials, workers, n_trials),
             is_running=bool(self._living("sweep")),
         )

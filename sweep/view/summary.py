@@ -23,7 +23,7 @@ from sweep.study.attributes import FINISHED, REASON
 from sweep.study.places import rerun_command, trial_folder
 from sweep.study.plan import DEFAULT_STORAGE, command_of
 from sweep.trial.metrics import METRICS, Metrics, heading_of, seen_in
-from sweep.trial.record import RECORD_NAME
+from sweep.trial.record import RECORD_NAME, STUDENT_FOLDER
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
 RESULTS_NAME = "optimization_results.yaml"
@@ -86,7 +86,8 @@ def show_study(
     if _complete(study):
         best = ranked(study)[0]
         place = trial_folder(study, best, directory)
-        console.print(f"Best student: {os.path.relpath(place)}", soft_wrap=True, markup=False)
+        found = "Best student:" if (place / STUDENT_FOLDER).is_dir() else "Best trial:  "
+        console.print(f"{found} {os.path.relpath(place)}", soft_wrap=True, markup=False)
         if _can_be_repeated(place):
             console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
         dashboard = command_of("sweep.dashboard", None, storage_url)
@@ -97,7 +98,7 @@ def show_study(
 
 
 def _can_be_repeated(place: Path) -> bool:
-    """Whether a trial has left what `sweep.rerun` needs: not in an application of one's own."""
+    """Whether a trial has left what `sweep.rerun` needs: Hydra may have been told to leave less."""
     return (place / RECORD_NAME).is_file() and (place / ".hydra" / "overrides.yaml").is_file()
 
 
@@ -117,7 +118,8 @@ def trial_table(study: optuna.Study) -> Table:
         for heading in short_keys(params):
             table.add_column(heading, justify="right")
     objectives = objective_names(study)
-    metrics = [metric for metric in seen_in("summary") if metric.name not in objectives]
+    measured = {name for trial in trials for name in trial.user_attrs}
+    metrics = [m for m in seen_in("summary") if m.name in measured.difference(objectives)]
     headings = [heading_of(name) for name in objectives] + [metric.heading for metric in metrics]
     for heading in (*headings, "state"):
         table.add_column(heading, justify="right", no_wrap=as_points)
