@@ -452,8 +452,14 @@ def _number_of_workers(
         )
     per_gpu = _at_least("workers_per_gpu", workers_per_gpu, 1)
     if n_jobs == "auto":
-        return max(1, len(visible_gpus()) * per_gpu // devices)
-    return _at_least("n_jobs", n_jobs, 1, "auto, or ")
+        workers = max(1, len(visible_gpus()) * per_gpu // devices)
+    else:
+        workers = _at_least("n_jobs", n_jobs, 1, "auto, or ")
+    if workers > 1 and launcher == _IN_THIS_PROCESS:
+        # The second would begin when the first finds nothing left to do.
+        log.info("hydra/launcher=basic has one worker; hydra/launcher=local runs %d", workers)
+        return 1
+    return workers
 
 
 def _threads(config: DictConfig, workers: int, devices: int) -> int | None:
