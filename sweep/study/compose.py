@@ -84,7 +84,8 @@ class TrialComposer:
     def check(self) -> None:
         """Composes what stands for all points, so that what does not fit is found before any trial.
 
-        These are: every option of every group at least once, and every value of every choice.
+        These are: every option of every group at least once, and every value of every choice; of
+        what a custom search space adds, a few.
 
         Raises:
             SlicewiseError: One of them does not fit the configuration.
@@ -100,6 +101,20 @@ class TrialComposer:
         for key in plain:
             for value in _samples(dimensions[key])[1:]:
                 self._check_point(first | {key: value}, {})
+        if self._space.custom is not None:
+            self._check_custom()
+
+    def _check_custom(self) -> None:
+        """Refuses a custom space of which no point fits that is tried: a key that is not there."""
+        mistakes = []
+        for point in self._space.samples(self._config):
+            try:
+                self.compose(point)
+                return
+            except SlicewiseError as error:
+                mistakes.append(error)
+        if mistakes:
+            raise mistakes[0]
 
     def _check_point(self, params: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         """Composes a point; says which of the row's values settles what is settled by then."""

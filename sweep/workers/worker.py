@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,7 +257,7 @@ class Worker:
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",
                 )
-            except SystemExit as error:
+            except (SystemExit, CancelledError) as error:
                 # Lightning's answer to KeyboardInterrupt, unless the trial itself wants to exit.
                 return Outcome(End.STOPPED) if active.stop.is_set() else Outcome.of(error)
         result = job._return_value

@@ -5,6 +5,7 @@ Its configuration has keys of the names that this package's own has, with other 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -34,12 +35,19 @@ ConfigStore.instance().store(
 )
 
 
+def unknown(config: DictConfig, running: optuna.Trial) -> None:
+    """A search space of a key that the configuration does not have."""
+    running.suggest_float("no.such", 0.0, 1.0)
+
+
 @hydra.main(config_path=None, config_name="own_app")
 def main(config: DictConfig) -> Any:
     if config.do == "fail":
         raise RuntimeError("a mistake of the application")
     if config.do == "exit":
         sys.exit(3)
+    if config.do == "cancel":
+        raise asyncio.CancelledError
     if config.do == "words":
         return "good"
     if config.do == "interrupt":

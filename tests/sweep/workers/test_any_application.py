@@ -103,7 +103,12 @@ def test_all_of_its_configuration_is_what_a_study_is_about(
         ("rate=0.1,0.2 hydra/sweeper/pruner=patient", "patient"),
         ("rate=0.1,0.2 hydra.sweeper.storage=oracle", "hydra.sweeper.storage=oracle"),
         ("rate=0.1,0.2 do=words", "it returned 'good', not a number"),
+        (
+            "rate=0.1,0.2 hydra.sweeper.custom_search_space=tests.sweep.own_app.unknown",
+            "there is no such key: allowed: hydra, rate, steps",
+        ),
         ("rate=0.1,0.2 do=exit", "SystemExit: 3"),
+        ("rate=0.1,0.2 do=cancel", "CancelledError"),
     ],
 )
 def test_a_mistake_is_one_message(
