@@ -21,7 +21,7 @@ from rich.table import Table
 from slicewise.atomic import write_atomically
 from sweep.study.attributes import FINISHED, REASON
 from sweep.study.places import rerun_command, trial_folder
-from sweep.study.plan import DEFAULT_STORAGE, command_of
+from sweep.study.plan import DEFAULT_STORAGE, command_of, read_plan
 from sweep.trial.metrics import METRICS, Metrics, heading_of, seen_in
 from sweep.trial.record import RECORD_NAME, STUDENT_FOLDER
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
@@ -92,6 +92,10 @@ def show_study(
             console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
         dashboard = command_of("sweep.dashboard", None, storage_url)
         console.print(f"All studies:  {dashboard}", markup=False, soft_wrap=True)
+    plan = read_plan(study)
+    if plan.application is not None:
+        # The folder is part of it, which nobody has typed.
+        console.print(f"To go on:     {plan.command}", markup=False, soft_wrap=True)
     report = directory / REPORT_NAME
     if report.is_file():
         console.print(f"Look at it:   {os.path.relpath(report)}", soft_wrap=True)

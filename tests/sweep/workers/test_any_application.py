@@ -165,6 +165,7 @@ def test_the_end_watch_and_report_say_what_it_is(
     assert "Best trial:   out/1" in said
     assert " #  trial  rate  error     state" in said
     assert "Run it again: python -m sweep.rerun out/1" in said
+    assert "To go on:     python own_app.py -m hydra.sweep.dir=out rate=0.1,0.2" in said
     assert watch.main(["out", "--once"]) == 0
     assert "Best: trial 1, error 0.512  rate=0.2" in capfd.readouterr().out
     text = Path("out/report.html").read_text()
