@@ -142,7 +142,7 @@ class ManualDistiller(Distiller):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.capture:
-            # The student has come to where its weights stay until `teardown`.
+            # Anew in each run of the Trainer, after which it moves the weights.
             self._evaluate = Captured(self._losses_of, "a validation's batch", warm_up=1)
 
     def teardown(self, stage: str) -> None:
