@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import secrets
 from collections.abc import Container
 from typing import Any
@@ -108,6 +109,39 @@ def new_pruner(node: Node) -> BasePruner:
     _check_targets(PRUNER_KEY, node)
     pruner: BasePruner = _instance(PRUNER_KEY, node, BasePruner)
     return pruner
+
+
+def sampler_line(
+    name: str, node: Node, space: SearchSpace, n_trials: int, directions: int, workers: int
+) -> str:
+    """Which sampler chooses the points of a study, and why, in a line.
+
+    Args:
+        name: Its option of `hydra/sweeper/sampler`.
+        node: Its configuration.
+        space: What is searched.
+        n_trials: The budget.
+        directions: How many.
+        workers: How many ask it at a time.
+    """
+    size, budget = space.size(), f"hydra.sweeper.n_trials={n_trials}"
+    if size <= n_trials:
+        return f"Sampler: none is asked; each of {size} points is run once, in order ({budget})"
+    searched = f"{size:,} points, more than" if math.isfinite(size) else "a space without end,"
+    if get_object(node["_target_"]) is GridSampler:
+        return f"Sampler: random instead of {name}: {searched} {budget}"
+    reasons = {
+        "multivariate": "one objective" if directions == 1 else "several objectives",
+        "group": "questions depend on answers",
+        "constant_liar": f"{workers} workers at a time",
+    }
+    if workers == 1:
+        del reasons["constant_liar"]
+    used = [f"{option} ({why})" for option, why in reasons.items() if node.get(option)]
+    if node.get("n_startup_trials"):
+        used.append(f"random for the first {node['n_startup_trials']} trials")
+    options = f", {', '.join(used)}" if used else ""
+    return f"Sampler: {name}{options}: {searched} {budget}"
 
 
 def sampler_of_trial(node: Node, seed: int) -> BaseSampler:

@@ -50,7 +50,7 @@ from sweep.study.presence import (
     read_heartbeats,
 )
 from sweep.study.sampler_check import check_samplers
-from sweep.study.samplers import new_pruner, new_sampler, seeded
+from sweep.study.samplers import new_pruner, new_sampler, sampler_line, seeded
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.storage import is_memory, open_storage, short_url, storage_url
@@ -212,6 +212,11 @@ def sweep(
             heartbeat=heartbeat,
             threads=_threads(config, workers, devices),
             application=application,
+        )
+        sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))
+        log.info(
+            "%s",
+            sampler_line(sampler_name, sampler_node, space, n_trials, len(directions), workers),
         )
         log.info(
             "Study %s: %d of %d trials done, %d worker%s, in %s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from slicewise.errors import SlicewiseError
 
@@ -70,12 +71,34 @@ class WilcoxonPrunerConfig(PrunerConfig):
     n_startup_steps: int = 2
 
 
+# Merged into what `hydra/sweeper/sampler=NAME` of the official plugin has, where this sweeper is
+# chosen: Optuna's own defaults, where the plugin has others. The official sweeper keeps its.
+_OPTUNAS_DEFAULTS = {
+    "tpe": {
+        # Keys that go together are drawn together; Optuna's default for one objective.
+        "multivariate": "${tpe_multivariate:${hydra.sweeper.direction},"
+        "${hydra.sweeper.custom_search_space}}",
+        # Each group of keys that are asked together, where questions depend on answers.
+        "group": "${tpe_group:${hydra.sweeper.sampler.multivariate},"
+        "${hydra.sweeper.custom_search_space}}",
+        # Workers do not all try what looks best at the moment.
+        "constant_liar": True,
+    },
+}
+
+
 @dataclass
 class OptunaWorkersConf(OptunaSweeperConf):
     """The official sweeper's parameters, and those that workers add."""
 
     _target_: str = "hydra_plugins.slicewise_hydra.optuna_workers.OptunaWorkersSweeper"
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
+    defaults: list[Any] = field(
+        default_factory=lambda: [
+            {"sampler": "tpe"},
+            {"optional optunas_defaults@sampler": "${hydra/sweeper/sampler}"},
+            {"pruner": "none"},
+        ]
+    )
 
     # Which trials to stop early.
     pruner: PrunerConfig = MISSING
@@ -168,6 +191,19 @@ def _register() -> None:
     }
     for name, node in pruners.items():
         store.store(name, node, "hydra/sweeper/pruner", provider="slicewise")
+    for name, values in _OPTUNAS_DEFAULTS.items():
+        store.store(name, values, "hydra/sweeper/optunas_defaults", provider="slicewise")
+    OmegaConf.register_resolver("tpe_multivariate", _tpe_multivariate, replace=True)
+    OmegaConf.register_resolver("tpe_group", _tpe_group, replace=True)
+
+
+def _tpe_multivariate(direction: Any, custom: str | None) -> bool:
+    several = isinstance(direction, Sequence) and not isinstance(direction, str)
+    return custom is not None or not several or len(direction) == 1
+
+
+def _tpe_group(multivariate: bool, custom: str | None) -> bool:
+    return multivariate and custom is not None
 
 
 _register()

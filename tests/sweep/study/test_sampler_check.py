@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hydra_plugins.hydra_optuna_sweeper import config as official
 from omegaconf import OmegaConf
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep import application
+from sweep.resolvers import register_resolvers
 from sweep.study.sampler_check import check_samplers
-from sweep.study.samplers import new_pruner, new_sampler, seeded
+from sweep.study.samplers import new_pruner, new_sampler, sampler_line, seeded
 from sweep.study.space import SearchSpace
 from tests.sweep.conftest import Sweep
 
@@ -59,6 +66,80 @@ def official_node(name: str) -> dict[str, Any]:
 def test_all_of_the_official_ones_pass(name: str) -> None:
     check(official_node(name))
     check(official_node(name), space=["a=1,2", "b=range(0.1,0.9,0.1)"], n_trials=1)
+
+
+OPTUNAS = {
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    "random": optuna.samplers.RandomSampler,
+    "nsgaii": optuna.samplers.NSGAIISampler,
+    "nsgaiii": optuna.samplers.NSGAIIISampler,
+}
+# What the official plugin leaves to Optuna where it is null, or a warning.
+_LEFT = ("seed", "reference_points", "sigma0", "warn_asynchronous_seeding")
+
+
+def composed_sampler(*overrides: str) -> dict[str, Any]:
+    """`hydra.sweeper.sampler` as the sweeper is given it."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(application.config_directory())):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        config = hydra.compose_config("config", [*overrides], run_mode=RunMode.MULTIRUN)
+    node: Any = OmegaConf.to_container(config.hydra.sweeper.sampler, resolve=True)
+    return dict(node)
+
+
+@pytest.mark.parametrize("name", OPTUNAS)
+def test_each_option_of_the_group_has_optunas_defaults(name: str) -> None:
+    node = composed_sampler(f"hydra/sweeper/sampler={name}")
+    defaults = inspect.signature(OPTUNAS[name]).parameters
+    # Optuna's None: what it is for one objective.
+    expected = {key: defaults[key].default for key in node if key in defaults and key not in _LEFT}
+    expected |= {"multivariate": True} if name == "tpe" else {}
+    assert {key: node[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "multivariate", "group", "constant_liar"),
+    [
+        ((), True, False, True),
+        (("objective=l1_parameters",), False, False, True),
+        (("search=students",), True, True, True),
+        (("search=students", "objective=l1_parameters"), True, True, True),
+        (("search=students", "hydra.sweeper.sampler.multivariate=false"), False, False, True),
+        (("hydra.sweeper.sampler.constant_liar=false",), True, False, False),
+        (("hydra/sweeper=optuna",), False, False, False),
+    ],
+)
+def test_tpe_follows_the_study_and_what_is_asked_for(
+    overrides: tuple[str, ...], multivariate: bool, group: bool, constant_liar: bool
+) -> None:
+    node = composed_sampler(*overrides)
+    found = (node["multivariate"], node["group"], node["constant_liar"])
+    assert found == (multivariate, group, constant_liar)
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "workers", "line"),
+    [
+        ("tpe", ["a=1,2"], 1, "none is asked; each of 2 points is run once, in order"),
+        ("tpe", ENDLESS, 8, "tpe, multivariate (one objective), constant_liar (8 workers"),
+        ("tpe", ENDLESS, 1, "random for the first 10 trials: a space without end"),
+        ("grid", ["a=range(0,9)"], 1, "random instead of grid: 9 points, more than"),
+        ("random", ["a=range(0,9)"], 1, "random: 9 points, more than hydra.sweeper.n_trials=5"),
+    ],
+)
+def test_a_sweep_says_which_sampler_and_why(
+    name: str, space: list[str], workers: int, line: str
+) -> None:
+    node = composed_sampler(f"hydra/sweeper/sampler={name}")
+    said = sampler_line(name, node, SearchSpace.parse(space), 5, 1, workers)
+    assert said.startswith("Sampler: ")
+    assert line in said
 
 
 # What is missing, whose configuration, and the message; as each is met with nothing else missing.
