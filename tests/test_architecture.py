@@ -18,7 +18,14 @@ import sweep
 
 ROOTS = {package.__name__: Path(str(package.__file__)).parent for package in (slicewise, sweep)}
 # What a user types, or names in a configuration: nothing in the house may lean on them.
-COMMANDS = ("sweep.__main__", "sweep.rerun", "sweep.watch", "sweep.dashboard", "sweep.search")
+COMMANDS = (
+    "sweep.__main__",
+    "sweep.rerun",
+    "sweep.watch",
+    "sweep.dashboard",
+    "sweep.search",
+    "sweep.enqueue",
+)
 
 Graph = dict[str, set[str]]
 

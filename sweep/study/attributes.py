@@ -7,6 +7,8 @@ from optuna.trial import TrialState
 # Of the study.
 IDENTITY = "slicewise"
 PLAN = "plan"
+STOPPED = "stopped"
+ERAS = "fixed_before"
 
 # Of a trial.
 WORKER = "worker"

@@ -50,11 +50,19 @@ class Dimension:
         listed: All values, in the order in which they are run; None where there are infinitely
             many. Shuffling changes this and nothing else.
         texts: For a choice, the override text of each value, by the value's JSON.
+        kept: What the study keeps with each value, where that is another than `distribution`:
+            Optuna takes a choice into a study only with all options that it ever had.
     """
 
     distribution: BaseDistribution
     listed: Sequence[Any] | None
     texts: Mapping[str, str]
+    kept: BaseDistribution | None = None
+
+    @property
+    def stored(self) -> BaseDistribution:
+        """The distribution under which the study keeps a value."""
+        return self.kept or self.distribution
 
     def text(self, value: Any) -> str:
         """The value as Hydra override text."""
@@ -90,21 +98,72 @@ class Dimension:
         assert isinstance(distribution, (FloatDistribution, IntDistribution))
         return (distribution.low, distribution.high)[number % 2]
 
+    def find(self, value: Any) -> Any:
+        """The value of this dimension that a stored one is.
+
+        Raises:
+            ValueError: It is none of them.
+        """
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            for choice in distribution.choices:
+                if same_value(choice, value):
+                    return choice
+            raise ValueError(f"{value!r} is no choice")
+        assert isinstance(distribution, (IntDistribution, FloatDistribution))
+        found = number_for(distribution, value)
+        on_grid = self.on_grid(found)
+        inside = distribution.low <= found <= distribution.high
+        if isinstance(distribution, IntDistribution):
+            inside = inside and (found - distribution.low) % distribution.step == 0
+        if not inside or not math.isclose(on_grid, found, rel_tol=1e-9, abs_tol=1e-12):
+            raise ValueError(f"{value!r} lies outside")
+        return on_grid
+
     def as_stored(self, stored: BaseDistribution) -> Dimension:
-        """This dimension, sampled from the distribution that a study has for its key.
+        """This dimension, kept under the distribution that a study has for its key.
 
         The order of a choice is no part of what it is, but Optuna takes a study's choice only as
-        it was first written.
+        it was first written; of a part of its options, it is kept as the whole.
 
         Raises:
             ValueError: Optuna would not take this dimension into that study.
         """
         if isinstance(stored, CategoricalDistribution) and self.listed is not None:
             own = {json.dumps(value) for value in self.listed}
-            if own == {json.dumps(choice) for choice in stored.choices}:
+            known = {json.dumps(choice) for choice in stored.choices}
+            if own == known:
                 return replace(self, distribution=stored)
+            if isinstance(self.distribution, CategoricalDistribution) and own < known:
+                return replace(self, kept=stored)
         check_distribution_compatibility(stored, self.distribution)
         return self
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two stored values are one: 1 and 1.0 are, 1 and true are not."""
+    if _is_number(one) and _is_number(other):
+        return bool(one == other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def number_for(distribution: IntDistribution | FloatDistribution, value: Any) -> Any:
+    """A value as a distribution of numbers has it, wherever it lies.
+
+    Raises:
+        ValueError: It is no number, or a fraction where whole ones are asked for.
+    """
+    if not _is_number(value) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    if isinstance(distribution, FloatDistribution):
+        return float(value)
+    if value != int(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def read_dimension(override: Override, is_group: bool = False, seed: str = "") -> Dimension:
@@ -180,11 +239,14 @@ def _stored_value(element: Any, text: str, taken: Mapping[Any, None]) -> Any:
 
     Its text too where it equals another choice, to which Optuna would take it: `1,true`.
     """
+    return next(candidate for candidate in stored_forms(element, text) if candidate not in taken)
+
+
+def stored_forms(element: Any, text: str) -> list[Any]:
+    """What a storage may keep for a parsed element: the first that no other element has."""
     value = element.text if isinstance(element, QuotedString) else element
     plain = value is None or isinstance(value, (bool, int, float, str))
-    kind = type(value).__name__
-    candidates = ([value] if plain else []) + [text, f"{kind} {text}"]
-    return next(candidate for candidate in candidates if candidate not in taken)
+    return ([value] if plain else []) + [text, f"{type(value).__name__} {text}"]
 
 
 def _range(override: Override) -> Dimension:

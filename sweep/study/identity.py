@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -18,13 +18,12 @@ import optuna
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
-from optuna.distributions import BaseDistribution
 
 import slicewise
 from slicewise.errors import SlicewiseError
 from sweep.command_line import study_override
 from sweep.study.attributes import IDENTITY
-from sweep.study.space import SearchSpace
+from sweep.study.space import CUSTOM, SearchSpace
 
 # Keys of a configuration, and whether what is at or below them can change a result.
 Rules = Mapping[str, bool]
@@ -130,7 +129,7 @@ _VERSION = "version"
 
 def decides(key: str, rules: Rules = DECIDES) -> bool:
     """Whether a key of the configuration, or an override of it, can change a trial's result."""
-    return _decides(split_key(_node(key)), rules)
+    return _decides(split_key(node_of(key)), rules)
 
 
 def _decides(path: Sequence[str], rules: Rules) -> bool:
@@ -138,36 +137,52 @@ def _decides(path: Sequence[str], rules: Rules) -> bool:
     return next((rules[prefix] for prefix in prefixes if prefix in rules), True)
 
 
-def identity_of(config: DictConfig, space: SearchSpace, rules: Rules = DECIDES) -> dict[str, Any]:
+def identity_of(
+    config: DictConfig,
+    space: SearchSpace,
+    rules: Rules = DECIDES,
+    swept: Collection[str] | None = None,
+    composed: DictConfig | None = None,
+) -> dict[str, Any]:
     """What the study is about: its space, and all that its trials share and that decides.
 
     Args:
         config: The sweep's configuration, which knows nothing of what is swept.
         space: What is swept.
         rules: As `DECIDES`; of another application they are others.
+        swept: What is left out of the configuration, instead of what is swept.
+        composed: The configuration that is described; `config` unless given.
 
     Returns:
         JSON values: `version` that wrote it; `space`; `config`, what decides of the configuration;
-        and `overrides`, what decides and the configuration does not show.
+        `overrides`, what decides and the configuration does not show; and `groups`, which option
+        each has.
     """
+    left_out = space.decided(config) if swept is None else list(swept)
     hidden = [key for key in space.fixed if not _is_shown(config, key)]
     overrides = {key: space.fixed[key] for key in hidden}
-    overrides |= {key: text for key, text in space.fixed.items() if _is_below_swept(key, space)}
-    overrides |= {text: text for text in space.fixed_overrides if _is_below_swept(text, space)}
-    shared = copy.deepcopy(config)
+    above = space.dimensions if swept is None else swept
+    overrides |= {
+        key: text for key, text in space.fixed.items() if key not in above and _is_below(key, above)
+    }
+    overrides |= {text: text for text in space.fixed_overrides if _is_below(text, above)}
+    shared = copy.deepcopy(config if composed is None else composed)
     OmegaConf.set_readonly(shared, False)
     OmegaConf.set_struct(shared, False)
-    for key in (*space.decided(config), *hidden):
+    for key in (*left_out, *hidden):
         # What is made of it cannot be resolved then, and so is shown as it is made.
         with contextlib.suppress(OmegaConfBaseException):
-            OmegaConf.update(shared, _node(key), MISSING, force_add=True)
+            OmegaConf.update(shared, node_of(key), MISSING, force_add=True)
     present = [str(key) for key in shared if not OmegaConf.is_missing(shared, key)]
     names = [name for name in present if _decides([name], rules)]
+    chosen = OmegaConf.to_container(config.hydra.runtime.choices)
+    assert isinstance(chosen, dict)
     return {
         _VERSION: slicewise.__version__,
         "space": space.describe(),
         "config": _deciding({n: _resolved(_value(shared, n)) for n in names}, rules),
         "overrides": {key: text for key, text in overrides.items() if decides(key, rules)},
+        "groups": {k: v for k, v in chosen.items() if not str(k).startswith("hydra/")},
     }
 
 
@@ -176,39 +191,51 @@ def check_identity(
 ) -> None:
     """Refuses to go on with a study that was about something else.
 
+    What is swept may change (`sweep.study.growth`), all else may not.
+
     Args:
         study: New, or opened again.
         identity: What the study is about, as nested JSON values.
-        force: Go on all the same, and take the new identity.
+        force: Go on all the same.
         rules: As `identity_of` had them.
 
     Raises:
         SlicewiseError: It differs, with each difference.
     """
-    identity = json.loads(json.dumps(identity, default=str))
     known = study.user_attrs.get(IDENTITY)
     # A study without trials is about nothing yet: a mistake in its first command can be mended.
     has_trials = bool(study.get_trials(deepcopy=False))
-    differences = [] if known is None else _differences(known, identity, rules)
+    differences = [] if known is None else _differences(known, _as_json(identity), rules)
     if differences and has_trials and not force:
         raise SlicewiseError(
             f"{study_override(study.study_name)} exists and is about something else:\n"
             + "\n".join(differences)
             + f"\nChoose another {study_override()}, or go on all the same with +resume=force"
         )
-    if known != identity:
+
+
+def keep_identity(study: optuna.Study, identity: dict[str, Any]) -> None:
+    """Notes in a study what it is about from now on."""
+    identity = _as_json(identity)
+    if study.user_attrs.get(IDENTITY) != identity:
         study.set_user_attr(IDENTITY, identity)
 
 
-def stored_distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
-    """What the keys of a study's trials were sampled from."""
-    stored: dict[str, BaseDistribution] = {}
-    for trial in study.get_trials(deepcopy=False):
-        stored = trial.distributions | stored
-    return stored
+def same_space(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two identities search one and the same space."""
+    spaces = [
+        {key: _in_order(one) for key, one in _as_json(identity).get("space", {}).items()}
+        for identity in (one, other)
+    ]
+    return spaces[0] == spaces[1]
 
 
-def _node(override: str) -> str:
+def _as_json(identity: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return found
+
+
+def node_of(override: str) -> str:
     """The node of the configuration that an override is about."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
 
@@ -222,11 +249,11 @@ def _is_shown(config: DictConfig, key: str) -> bool:
     return key in given and "shuffle(" not in given[key]
 
 
-def _is_below_swept(override: str, space: SearchSpace) -> bool:
-    """Whether it varies what is swept, such as a key of a swept group."""
-    path = split_key(_node(override))
-    swept = [split_key(_node(key)) for key in space.dimensions]
-    return any(path[: len(other)] == other for other in swept)
+def _is_below(override: str, keys: Collection[str]) -> bool:
+    """Whether it varies what one of the keys chooses, such as a key of a swept group."""
+    path = split_key(node_of(override))
+    above = [split_key(node_of(key)) for key in keys]
+    return any(path[: len(other)] == other for other in above)
 
 
 def _resolved(node: Any) -> Any:
@@ -301,11 +328,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _normal(identity: dict[str, Any], rules: Rules) -> dict[str, Any]:
-    """Without what does not decide by today's rule, and the order of choices."""
+    """Without what does not decide by today's rule, and what is swept."""
+    space = identity.get("space", {})
     return {
-        "space": {
-            key: _in_order(dimension) for key, dimension in identity.get("space", {}).items()
-        },
+        "space": {key: space[key] for key in (CUSTOM,) if key in space},
         "config": _deciding(identity.get("config", {}), rules),
         "overrides": identity.get("overrides", {}),
     }

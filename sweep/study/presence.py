@@ -176,6 +176,19 @@ class Presence:
                 log.warning("Could not show that %s lives", self._name, exc_info=True)
 
 
+def working_sweeps(study: optuna.Study) -> list[str]:
+    """The sweeps that work on a study; of other machines those that renew their signs meanwhile."""
+    first = {k: s for k, s in read_heartbeats(study, "sweep").items() if s.state == "alive"}
+    here = [name for name, sign in first.items() if process_is_here(sign)]
+    elsewhere = {k: s for k, s in first.items() if s.host != host_identity()}
+    deadline = time.monotonic() + MISSED_HEARTBEATS * SWEEP_HEARTBEAT_SECONDS
+    while elsewhere and not here and time.monotonic() < deadline:
+        time.sleep(SWEEP_HEARTBEAT_SECONDS / 2)
+        signs = read_heartbeats(study, "sweep")
+        here = [name for name, sign in elsewhere.items() if signs[name].beat != sign.beat]
+    return here
+
+
 def process_is_gone(sign: Heartbeat) -> bool:
     """Whether the process behind a sign of this machine has ended."""
     if sign.host != host_identity():

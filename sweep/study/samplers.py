@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import secrets
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
@@ -41,13 +42,59 @@ class LearningStudy(optuna.Study):
 
     A running trial is shown once all its values are stored. So who draws them once more, in place
     of a worker that died over it, sees what that one saw.
+
+    Where the space is no longer that in which the study began, trials are shown as they would be
+    in today's; those that lie outside are not. Those of other studies that the sampler is to learn
+    from come first; pruners, which call `get_trials`, are not shown these.
     """
+
+    def __init__(
+        self,
+        study_name: str,
+        storage: BaseStorage,
+        sampler: TrialSampler | None = None,
+        pruner: BasePruner | None = None,
+    ) -> None:
+        super().__init__(study_name, storage, sampler, pruner)
+        self._space = sampler.space if sampler is not None else None
+        self._warm = list(sampler.warm) if sampler is not None else []
+        self._shown: dict[tuple[int, TrialState], FrozenTrial | None] = {}
 
     def _get_trials(
         self,
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        warm = [trial for trial in self._warm if states is None or trial.state in states]
+        return warm + self._own_trials(deepcopy, states, use_cache)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self._own_trials(deepcopy, states, use_cache=False)
+
+    def _own_trials(
+        self, deepcopy: bool, states: Container[TrialState] | None, use_cache: bool
+    ) -> list[FrozenTrial]:
+        trials = self._known_trials(deepcopy, states, use_cache)
+        if self._space is None or self._space.history is None:
+            return trials
+        return [shown for trial in trials if (shown := self._in_space(trial)) is not None]
+
+    def _in_space(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """The trial as it would be in today's space; of one that has ended, once and for all."""
+        assert self._space is not None
+        if not trial.state.is_finished():
+            return self._space.shown(trial)
+        # An impossible one also comes as a pruned one.
+        key = trial.number, trial.state
+        if key not in self._shown:
+            self._shown[key] = self._space.shown(trial)
+        return self._shown[key]
+
+    def _known_trials(
+        self, deepcopy: bool, states: Container[TrialState] | None, use_cache: bool
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
         if states is None:
@@ -81,7 +128,9 @@ def seeded(node: Node) -> Node:
     return found
 
 
-def new_sampler(node: Node, space: SearchSpace, n_trials: int) -> TrialSampler:
+def new_sampler(
+    node: Node, space: SearchSpace, n_trials: int, warm: Sequence[FrozenTrial] = ()
+) -> TrialSampler:
     """The sampler of a worker.
 
     Args:
@@ -89,6 +138,7 @@ def new_sampler(node: Node, space: SearchSpace, n_trials: int) -> TrialSampler:
             trial, with a `seed` that follows from the trial's number where it takes one.
         space: What is searched.
         n_trials: The budget.
+        warm: Trials of other studies that it learns from.
 
     Raises:
         SlicewiseError: It names code that is not trusted, or not there.
@@ -96,7 +146,8 @@ def new_sampler(node: Node, space: SearchSpace, n_trials: int) -> TrialSampler:
     node = seeded(node)
     # One that takes no seed draws as it likes.
     seed = _first_seed(node) or 0
-    return TrialSampler(functools.partial(sampler_of_trial, node), seed, space, n_trials)
+    made = functools.partial(sampler_of_trial, node)
+    return TrialSampler(made, seed, space, n_trials, warm)
 
 
 def new_pruner(node: Node) -> BasePruner:

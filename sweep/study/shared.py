@@ -37,9 +37,11 @@ from sweep.study.attributes import (
     FINISHED,
     IMPOSSIBLE,
     REASON,
+    STOPPED,
     WORKER,
 )
 from sweep.study.space import Point, SearchSpace
+from sweep.study.stopping import StoppingRule
 from sweep.study.storage import decided, is_outage
 from sweep.trial.outcome import End, Outcome
 
@@ -61,6 +63,7 @@ class Rest(Enum):
     EXHAUSTED = "every point of the search space has been tried"
     TIMEOUT = "the time is up"
     FAILURES = "too many trials failed"
+    RULE = "its stopping rule ends it"
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,11 @@ class _Ledger:
     def update(self, trials: Sequence[FrozenTrial]) -> None:
         """Reads all trials of the study, in the order of their numbers."""
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
-            trial = trials[self._settled]
-            self._settled_counts[trial.state] += 1
-            self._take(trial)
+            self._count(trials[self._settled], self._settled_counts)
             self._settled += 1
         self.counts = dict(self._settled_counts)
         for trial in trials[self._settled :]:
-            self.counts[trial.state] += 1
-            self._take(trial)
+            self._count(trial, self.counts)
 
     @property
     def finished(self) -> int:
@@ -122,7 +122,11 @@ class _Ledger:
             return len(set(self._impossible.values())) == 1
         return len(self._impossible) > max(100, _IMPOSSIBLE_PER_TRIAL * n_trials)
 
-    def _take(self, trial: FrozenTrial) -> None:
+    def _count(self, trial: FrozenTrial, counts: dict[TrialState, int]) -> None:
+        if not self._space.holds(trial):
+            # Of an earlier space of the study.
+            return
+        counts[trial.state] += 1
         if trial.user_attrs.get(IMPOSSIBLE):
             self._impossible[trial.number] = str(trial.user_attrs.get(REASON))
         # A trial keeps its point for good, also while it waits for another worker.
@@ -141,6 +145,8 @@ class SharedStudy:
         space: What is searched.
         budget: When there is enough.
         config: For `custom_search_space`.
+        rule: What ends it before the budget is met, and what that is called: a study that was ended
+            by a rule goes on under another.
     """
 
     def __init__(
@@ -151,7 +157,11 @@ class SharedStudy:
         space: SearchSpace,
         budget: Budget,
         config: Any = None,
+        rule: tuple[StoppingRule, Any] | None = None,
     ) -> None:
+        self._rule = rule
+        # The finished trials that the rule has judged.
+        self._judged = -1
         self.study = study
         self.storage = storage
         self.directory = directory
@@ -168,6 +178,7 @@ class SharedStudy:
             worker: Name of the claiming worker, which runs none.
             dead: Names of workers that no longer live; their trials are put back first.
         """
+        self._judge()
         return self._decided(lambda: self._claim(worker, dead))
 
     def put_back_trials_of(self, dead: set[str]) -> None:
@@ -250,7 +261,27 @@ class SharedStudy:
 
     def rest(self) -> Rest | None:
         """Why no trial would start now, or None where one would."""
+        self._judge()
         return self._rest(self._trials())
+
+    def reason_to_stop(self) -> str | None:
+        """What the stopping rule has said, once and for all."""
+        if self._rule is None:
+            return None
+        stopped = self.study.user_attrs.get(STOPPED) or {}
+        return stopped["reason"] if stopped.get("rule") == self._rule[1] else None
+
+    def _judge(self) -> None:
+        """Has the stopping rule look at what has ended since; it may take a second, so unlocked."""
+        if self._rule is None or self.reason_to_stop() is not None:
+            return
+        finished = self.finished()
+        if finished == self._judged:
+            return
+        self._judged = finished
+        rule, name = self._rule
+        if (reason := rule.reason(self.study)) is not None:
+            self.study.set_user_attr(STOPPED, {"rule": name, "reason": reason})
 
     def finished(self) -> int:
         """How many trials count: complete and pruned."""
@@ -258,7 +289,8 @@ class SharedStudy:
         return self._ledger.finished
 
     def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+        """All of them, and as they are: samplers are shown others."""
+        return self.storage.get_all_trials(self.study._study_id, deepcopy=False)
 
     def _decided(self, decision: Callable[[], T]) -> T:
         return decided(self.storage, self.study.study_name, self.directory, decision)
@@ -301,7 +333,7 @@ class SharedStudy:
     def _take_waiting(self, worker: str, trials: Sequence[FrozenTrial]) -> int | None:
         """The first trial that waits, turned RUNNING."""
         for trial in trials:
-            if trial.state is not TrialState.WAITING:
+            if trial.state is not TrialState.WAITING or not self.space.holds(trial):
                 continue
             # Before it runs, so that a trial of our name is found that runs without our knowing.
             with contextlib.suppress(UpdateFinishedTrialError):
@@ -330,6 +362,8 @@ class SharedStudy:
         ledger.update(trials)
         if ledger.finished >= budget.n_trials:
             return Rest.BUDGET
+        if self.reason_to_stop() is not None:
+            return Rest.RULE
         if ledger.failed > budget.max_failures:
             return Rest.FAILURES
         if ledger.hopeless(budget.n_trials):

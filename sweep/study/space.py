@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -21,13 +22,52 @@ from optuna.trial import FrozenTrial, Trial
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.command_line import study_override
 from sweep.overrides import element_text, override_text
-from sweep.study.dimension import Dimension, described, read_dimension
+from sweep.study.dimension import Dimension, described, read_dimension, same_value
 
 # Points that a rehearsal may need to tell a mistake of all from one of a few.
 _SAMPLES = 3
+# Points that show what `custom` asks in one case or another.
+_QUESTIONS = 50
 
 CustomSearchSpace = Callable[[Any, Trial], None]
 Point = tuple[str, ...]
+
+# What stands for `custom` among the dimensions where a space is described.
+CUSTOM = "custom_search_space"
+
+
+@dataclass(frozen=True)
+class Era:
+    """Trials of a study that were run while keys were fixed that are swept by now.
+
+    Attributes:
+        until: The number of the first trial after them.
+        values: What these keys had, as a storage would keep it.
+    """
+
+    until: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class History:
+    """How a study's earlier trials are read, which were of another space.
+
+    Attributes:
+        eras: What keys had that were not swept then, the earliest first.
+        fixed: What keys have that are no longer swept, in each form that a storage may keep.
+    """
+
+    eras: Sequence[Era] = ()
+    fixed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def values_at(self, number: int) -> dict[str, Any]:
+        """What keys had in a trial that did not suggest them."""
+        values: dict[str, Any] = {}
+        for era in self.eras:
+            if number < era.until:
+                values = {**era.values, **values}
+        return values
 
 
 @dataclass(frozen=True)
@@ -43,6 +83,7 @@ class SearchSpace:
             it has; None where there is no `custom_search_space`.
         order: All of them in the order they were given, in which Hydra applies them: keys, and
             whole overrides of `fixed_overrides`.
+        history: How trials of an earlier space are read; None where there are none.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -50,6 +91,7 @@ class SearchSpace:
     fixed_overrides: Sequence[str] = ()
     custom: CustomSearchSpace | None = None
     order: Sequence[str] = ()
+    history: History | None = None
 
     @classmethod
     def parse(
@@ -136,9 +178,18 @@ class SearchSpace:
             keys |= dict.fromkeys(key for point in self.samples(config) for key in point)
         return list(keys)
 
-    def _sampled(self, config: Any) -> Iterator[Trial]:
+    def with_asked(self, config: Any) -> SearchSpace:
+        """This space, with what `custom` asks among its dimensions, to check points by."""
+        if self.custom is None:
+            return self
+        asked: dict[str, Dimension] = {}
+        for trial in self._sampled(config, _QUESTIONS):
+            asked |= {key: Dimension(d, None, {}) for key, d in trial.distributions.items()}
+        return replace(self, dimensions={**asked, **self.dimensions})
+
+    def _sampled(self, config: Any, samples: int = _SAMPLES) -> Iterator[Trial]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        for number in range(_SAMPLES):
+        for number in range(samples):
             study.enqueue_trial({k: d.sample(number) for k, d in self.dimensions.items()})
             trial = study.ask()
             try:
@@ -150,7 +201,7 @@ class SearchSpace:
     def suggest(self, config: Any, trial: Trial) -> dict[str, Any]:
         """Asks the trial for a value of every dimension, then of what `custom` adds."""
         for key, dimension in self.dimensions.items():
-            trial._suggest(key, dimension.distribution)
+            trial._suggest(key, dimension.stored)
         if self.custom is not None:
             # As the official sweeper: the callable finds the fixed overrides there.
             for key, text in self.fixed.items():
@@ -195,12 +246,51 @@ class SearchSpace:
 
     def point_of(self, trial: FrozenTrial) -> Point | None:
         """The point that a trial has, or, enqueued by hand, will have; None where it has none."""
-        return self.point({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        values = self.values_of(trial)
+        return None if values is None else self.point(values)
 
-    def as_stored(
-        self, stored: Mapping[str, BaseDistribution], study: str, config: Any
-    ) -> SearchSpace:
-        """This space, sampled from the distributions that a study has for its keys.
+    def values_of(self, trial: FrozenTrial) -> dict[str, Any] | None:
+        """The values that a trial has in this space; None where it lies outside."""
+        given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if self.history is None:
+            return given
+        values = {**self.history.values_at(trial.number), **given}
+        found = {}
+        try:
+            for key, dimension in self.dimensions.items():
+                if key in values:
+                    found[key] = dimension.find(values[key])
+        except ValueError:
+            return None
+        for key, forms in self.history.fixed.items():
+            if key in values and not any(same_value(form, values[key]) for form in forms):
+                return None
+        return found
+
+    def holds(self, trial: FrozenTrial) -> bool:
+        """Whether a trial lies in this space, as far as it is known."""
+        return self.history is None or self.values_of(trial) is not None
+
+    def shown(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """A trial as it would be, had it been of this space; None where it lies outside."""
+        values = self.values_of(trial)
+        if values is None or self.history is None:
+            return trial if self.history is None else None
+        gone = {*self.dimensions, *self.history.fixed}
+        shown = copy.copy(trial)
+        shown.params = values | {k: v for k, v in trial.params.items() if k not in gone}
+        shown.distributions = {key: self.dimensions[key].distribution for key in values} | {
+            key: d for key, d in trial.distributions.items() if key not in gone
+        }
+        if shown.distributions != trial.distributions:
+            # CMA-ES keeps its state there, which is of the other space.
+            shown.system_attrs = {
+                key: value for key, value in trial.system_attrs.items() if "cma" not in key
+            }
+        return shown
+
+    def check_custom(self, stored: Mapping[str, BaseDistribution], study: str, config: Any) -> None:
+        """Refuses what `custom` adds where Optuna would not take it into a study.
 
         Args:
             stored: Of the study's trials, by key.
@@ -208,26 +298,22 @@ class SearchSpace:
             config: For `custom`.
 
         Raises:
-            ArgumentError: Optuna would not take a dimension into that study.
+            ArgumentError: It would not.
         """
-
-        def known(key: str, own: Dimension) -> Dimension:
-            try:
-                return own.as_stored(stored[key]) if key in stored else own
-            except ValueError as error:
-                raise ArgumentError(
-                    key,
-                    described(own.distribution),
-                    f"{described(stored[key])}, as {study_override(study)} has it ({error})",
-                    f"Another search is another study: {study_override()}",
-                ) from error
-
-        if self.custom is not None and stored:
-            for trial in self._sampled(config):
-                for key in trial.distributions.keys() - self.dimensions.keys():
-                    known(key, Dimension(trial.distributions[key], None, {}))
-        dimensions = {key: known(key, own) for key, own in self.dimensions.items()}
-        return replace(self, dimensions=dimensions)
+        if self.custom is None or not stored:
+            return
+        for trial in self._sampled(config):
+            for key in trial.distributions.keys() & stored.keys() - self.dimensions.keys():
+                own = trial.distributions[key]
+                try:
+                    Dimension(own, None, {}).as_stored(stored[key])
+                except ValueError as error:
+                    raise ArgumentError(
+                        key,
+                        described(own),
+                        f"{described(stored[key])}, as {study_override(study)} has it ({error})",
+                        f"Another search is another study: {study_override()}",
+                    ) from error
 
     def describe(self) -> dict[str, Any]:
         """The space as JSON values, to compare with another's."""
@@ -236,7 +322,7 @@ class SearchSpace:
             for key, dimension in self.dimensions.items()
         }
         if self.custom is not None:
-            described["custom_search_space"] = _name_of(self.custom)
+            described[CUSTOM] = _name_of(self.custom)
         return described
 
 

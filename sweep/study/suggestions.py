@@ -47,14 +47,21 @@ class TrialSampler(BaseSampler):
         seed: The study's.
         space: What is searched.
         n_trials: The budget.
+        warm: Trials of other studies that it learns from; as if of this space.
     """
 
     def __init__(
-        self, make: Callable[[int], BaseSampler], seed: int, space: SearchSpace, n_trials: int
+        self,
+        make: Callable[[int], BaseSampler],
+        seed: int,
+        space: SearchSpace,
+        n_trials: int,
+        warm: Sequence[FrozenTrial] = (),
     ) -> None:
+        self.warm = warm
         self._make = make
         self._seed = seed
-        self._space = space
+        self.space = self._space = space
         self._in_order = space.size() <= n_trials
         self._first_free = 0
         # Points of trials; those of the first `_settled` will not change.
@@ -68,16 +75,17 @@ class TrialSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        dimensions = {key: d.distribution for key, d in self._space.dimensions.items()}
+        dimensions = {key: d.stored for key, d in self._space.dimensions.items()}
         if self._in_order:
             return dimensions
-        self._draw = self._new_draw(study, trial)
+        self._draw = self._new_draw(_whole(study), trial)
         return self._draw.relative_space | dimensions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A value for every dimension, and for what else the sampler chooses together."""
+        study = _whole(study)
         self._take(study)
         enqueued = self._of_dimensions(trial.system_attrs.get("fixed_params", {}))
         # Stored already by a worker that died over it; as a rule just what is chosen here.
@@ -142,7 +150,8 @@ class TrialSampler(BaseSampler):
 
     def _take(self, study: optuna.Study) -> None:
         """Notes the points of all trials; one keeps its point for good, also while it waits."""
-        trials = study._get_trials(deepcopy=False, use_cache=True)
+        # Those outside the space, too, which samplers are not shown: trials keep their places.
+        trials = optuna.Study._get_trials(study, deepcopy=False, use_cache=True)
         for trial in trials[self._settled :]:
             point = self._space.point_of(trial)
             if point is not None:
@@ -187,6 +196,15 @@ class TrialSampler(BaseSampler):
             if (key := space.point(point)) not in taken and key == space.point(point | held)
         ]
         return random.Random(seed).choice(free) if free else None
+
+
+def _whole(study: optuna.Study) -> optuna.Study:
+    """The study itself, where Hyperband hands out a bracket of it.
+
+    To samplers that has all trials, too, but as the storage has them.
+    """
+    found: optuna.Study = getattr(study, "_study", study)
+    return found
 
 
 class _Draw:

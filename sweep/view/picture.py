@@ -83,13 +83,13 @@ def shown_live(
 
 @contextlib.contextmanager
 def shown_progress(
-    study: optuna.Study, n_trials: int, live: bool
+    study: optuna.Study, n_trials: int | None, live: bool
 ) -> Iterator[Callable[[], object]]:
     """Shows on this process's output how a study goes on, whenever what it yields is called.
 
     Args:
         study: Which.
-        n_trials: How many finished trials it will have.
+        n_trials: How many finished trials it will have; None: unknown.
         live: Whether a terminal, if there is one, is all its own.
     """
     console = Console(highlight=False)

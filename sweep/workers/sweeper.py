@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,22 @@ from sweep.overrides import override_text
 from sweep.passwords import take_password, take_passwords
 from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
-from sweep.study.attributes import REASON
+from sweep.study.attributes import FINISHED, REASON
 from sweep.study.compose import TrialComposer, check_folders
 from sweep.study.dimension import described
-from sweep.study.identity import DECIDES, check_identity, identity_of, stored_distributions
+from sweep.study.growth import take_up
+from sweep.study.identity import DECIDES
 from sweep.study.places import beside_storage, trial_folder
-from sweep.study.plan import Plan, write_plan
+from sweep.study.plan import (
+    DEFAULT_STORAGE,
+    Plan,
+    find_study,
+    read_plan,
+    storage_of,
+    write_plan,
+)
+from sweep.study.points import Point, checked_point, read_points
+from sweep.study.points import enqueue as add_points
 from sweep.study.presence import (
     SWEEP_HEARTBEAT_SECONDS,
     Presence,
@@ -50,10 +60,19 @@ from sweep.study.presence import (
     read_heartbeats,
 )
 from sweep.study.sampler_check import check_samplers
-from sweep.study.samplers import new_pruner, new_sampler, sampler_line, seeded
+from sweep.study.samplers import (
+    LearningStudy,
+    new_pruner,
+    new_sampler,
+    sampler_line,
+    sampler_of_trial,
+    seeded,
+)
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import CustomSearchSpace, SearchSpace
+from sweep.study.stopping import new_rule
 from sweep.study.storage import is_memory, open_storage, short_url, storage_url
+from sweep.study.warm_start import check_that_it_learns, trials_of
 from sweep.trial.metrics import metric_named
 from sweep.trial.record import RECORD_NAME, record_files
 from sweep.view.picture import shown_progress
@@ -78,6 +97,7 @@ def sweep(
     arguments: Sequence[str],
     sampler: DictConfig,
     pruner: DictConfig,
+    stop: DictConfig,
     direction: Any,
     storage: str | None,
     study_name: str | None,
@@ -88,6 +108,8 @@ def sweep(
     max_retries: int,
     heartbeat: float,
     workers_per_gpu: int,
+    enqueue: Any,
+    warm_start: Any,
     summary: bool,
     metric_names: Any,
     custom_search_space: str | None,
@@ -104,6 +126,7 @@ def sweep(
         application: Whose task function it is, where it is not this package's own.
         arguments: The command line's overrides.
         sampler, pruner: Configurations of Optuna's.
+        stop: Configuration of a `StoppingRule`.
         direction: `minimize` or `maximize`; a list for several values.
         storage: URL, see `sweep.study.storage.open_storage`; None: a file in the study's folder.
         study_name: Also the name under which it is resumed; None: the sweep folder's name.
@@ -114,6 +137,8 @@ def sweep(
         max_retries: How often a trial is taken up again whose worker died.
         heartbeat: Seconds between two signs of life of a worker.
         workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
+        enqueue: Points that come first: maps, or the path of a CSV file; None: none.
+        warm_start: Names of other studies that the sampler learns from; None: none.
         summary: Whether to end with a table of the trials.
         metric_names: What the values are called, one for each direction; None: `value`.
         custom_search_space: Dotted path of a function (configuration, trial) that suggests more.
@@ -158,8 +183,16 @@ def sweep(
     metrics = _metrics(metric_names)
     directions = _directions(direction, metrics)
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
+    stop_node = _plain(stop)
+    rule = new_rule(stop_node)
+    rule.check(space, len(directions))
     devices = 1 if application is not None else Placement.of(config).devices
     workers = _number_of_workers(config, n_jobs, workers_per_gpu, devices)
+    points = _given_points(enqueue, space.with_asked(config))
+    sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))
+    names = _names(warm_start)
+    if names:
+        check_that_it_learns(sampler_of_trial(sampler_node, 0), sampler_name, names)
 
     own_name = name if application is None else None
     composer = TrialComposer(config, hydra_context, _pinned(space, directory, own_name))
@@ -170,17 +203,24 @@ def sweep(
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, directions)
     _check_folder(study, directory)
-    space = space.as_stored(stored_distributions(study), name, config)
     rules = DECIDES if application is None else {"hydra": False, "resume": not force}
-    check_identity(study, identity_of(config, space, rules), force, rules)
+    is_group = _group_of(hydra_context)
+    study, space = take_up(
+        study, opened, directory, space, config, composer, is_group, force, rules
+    )
     if metrics is not None:
         _name_values(study, metrics, with_hints=application is None)
+    if name in names:
+        raise ArgumentError("hydra.sweeper.warm_start", name, "another study")
+    others = [find_study(other, _storage_beside(other, url)) for other in names]
+    warm = trials_of(others, study, space, config, is_group)
+    add_points(study, opened, directory, space, points)
     if application is None:
         command = command_of_study(name)
     else:
         command = application.command(config, name, directory)
     plan = Plan(
-        n_trials=int(min(n_trials, space.size())),
+        n_trials=int(min(n_trials, space.size())) + _outside(study, space),
         directory=str(directory),
         command=command,
         sampler=_class_name(sampler),
@@ -191,10 +231,17 @@ def sweep(
         started_in=str(Path.cwd()),
     )
     write_plan(study, plan)
-    shared = SharedStudy(study, opened, directory, space, budget, config)
+    learning = LearningStudy(name, opened, new_sampler(sampler_node, space, n_trials))
+    shared = SharedStudy(learning, opened, directory, space, budget, config, (rule, stop_node))
     rest = shared.rest()
     if rest in (Rest.BUDGET, Rest.EXHAUSTED):
         log.info("Study %s is finished: %s", name, rest.value)
+    elif rest is Rest.RULE:
+        log.info(
+            "Study %s is finished: %s. To go on all the same: hydra/sweeper/stop=none",
+            name,
+            shared.reason_to_stop(),
+        )
     else:
         sweep_name = secrets.token_hex(3)
         worker = Worker(
@@ -206,14 +253,16 @@ def sweep(
             storage=url,
             study_name=name,
             directory=directory,
-            sampler=functools.partial(new_sampler, sampler_node, space, n_trials),
+            sampler=functools.partial(new_sampler, sampler_node, space, n_trials, warm),
             pruner=functools.partial(new_pruner, pruner_node),
+            stop=stop_node,
             sweep=sweep_name,
             heartbeat=heartbeat,
             threads=_threads(config, workers, devices),
             application=application,
         )
-        sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))
+        if warm:
+            log.info("Warm start: %d finished trials of %s", len(warm), ", ".join(names))
         log.info(
             "%s",
             sampler_line(sampler_name, sampler_node, space, n_trials, len(directions), workers),
@@ -222,7 +271,7 @@ def sweep(
             "Study %s: %d of %d trials done, %d worker%s, in %s",
             name,
             shared.finished(),
-            plan.n_trials,
+            int(min(n_trials, space.size())),
             workers,
             "" if workers == 1 else "s",
             directory,
@@ -265,7 +314,7 @@ def _launch(
     first = _free_place(study, worker.directory)
     fixed = [*worker.space.overrides({}), "hydra.sweep.subdir=workers/${hydra.job.num}"]
     sign = own_heartbeat(worker.sweep)
-    n_trials = int(min(worker.budget.n_trials, worker.space.size()))
+    n_trials = read_plan(study).n_trials
     launched_by = config.hydra.runtime.choices.get("hydra/launcher")
     # One worker of this machine says itself what it does.
     if workers == 1 and launched_by in _ON_TERMINAL:
@@ -377,6 +426,54 @@ def _pinned(space: SearchSpace, directory: Path, own_name: str | None) -> Search
         fixed["study"] = override_text(own_name)
     fixed["hydra.sweep.dir"] = override_text(str(directory))
     return dataclasses.replace(space, fixed=fixed)
+
+
+def _given_points(given: Any, space: SearchSpace) -> list[Point]:
+    """The points of `hydra.sweeper.enqueue`.
+
+    Raises:
+        SlicewiseError: They cannot be read, or one lies outside the space.
+    """
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return read_points(Path(given), space)
+    maps = OmegaConf.to_container(given) if isinstance(given, ListConfig) else given
+    if not isinstance(maps, list) or not all(isinstance(one, dict) for one in maps):
+        raise ArgumentError("hydra.sweeper.enqueue", given, "a list of maps, or a CSV file")
+    return [checked_point(one, space) for one in maps]
+
+
+def _names(warm_start: Any) -> list[str]:
+    """The names in `hydra.sweeper.warm_start`."""
+    if warm_start is None:
+        return []
+    names = [warm_start] if isinstance(warm_start, str) else warm_start
+    if not isinstance(names, (list, ListConfig)) or not all(isinstance(n, str) for n in names):
+        raise ArgumentError("hydra.sweeper.warm_start", warm_start, "a list of studies' names")
+    return list(names)
+
+
+def _storage_beside(name: str, url: str) -> str:
+    """The storage of another study: its own, where it has one, or this sweep's."""
+    own = storage_of(name, DEFAULT_STORAGE)
+    return url if own == DEFAULT_STORAGE else own
+
+
+def _group_of(hydra_context: HydraContext) -> Callable[[str], bool]:
+    """Tells the keys that are config groups."""
+    loader = hydra_context.config_loader
+
+    def is_group(key: str) -> bool:
+        return bool(loader.get_group_options(key.lstrip("+").partition("@")[0]))
+
+    return is_group
+
+
+def _outside(study: optuna.Study, space: SearchSpace) -> int:
+    """Finished trials of an earlier space, which do not count."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    return sum(not space.holds(trial) for trial in trials)
 
 
 def _class_name(node: DictConfig) -> str:

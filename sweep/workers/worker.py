@@ -42,7 +42,9 @@ from sweep.study.presence import SWEEP_HEARTBEAT_SECONDS, Presence, own_heartbea
 from sweep.study.samplers import LearningStudy
 from sweep.study.shared import Budget, Rest, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
+from sweep.study.stopping import new_rule
 from sweep.study.storage import open_storage
+from sweep.study.suggestions import TrialSampler
 from sweep.trial.active import StudyTrial, activated
 from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
 from sweep.trial.outcome import End, Outcome, RankDied, reason_of
@@ -72,6 +74,7 @@ class Worker:
         directory: The study's folder.
         sampler: Makes Optuna's sampler in the worker.
         pruner: Makes Optuna's pruner in the worker.
+        stop: The configuration of what ends the study before its budget is met.
         sweep: The sweep's name in the study.
         heartbeat: Seconds between two signs of life.
         threads: CPU threads of each of its processes; None: as the environment says.
@@ -86,8 +89,9 @@ class Worker:
     storage: str
     study_name: str
     directory: Path
-    sampler: Callable[[], optuna.samplers.BaseSampler]
+    sampler: Callable[[], TrialSampler]
     pruner: Callable[[], optuna.pruners.BasePruner]
+    stop: dict[str, Any]
     sweep: str
     heartbeat: float
     threads: int | None
@@ -105,7 +109,15 @@ class Worker:
         name = f"{self.sweep}/{place}-{secrets.token_hex(2)}"
         storage = open_storage(self.storage)
         study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
-        shared = SharedStudy(study, storage, self.directory, self.space, self.budget, self.config)
+        shared = SharedStudy(
+            study,
+            storage,
+            self.directory,
+            self.space,
+            self.budget,
+            self.config,
+            (new_rule(self.stop), self.stop),
+        )
         watch = Lookout(study, storage, name, self.sweep, self.heartbeat)
         sign = own_heartbeat(self.sweep)
         presence = Presence(

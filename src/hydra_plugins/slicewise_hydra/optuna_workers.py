@@ -71,6 +71,36 @@ class WilcoxonPrunerConfig(PrunerConfig):
     n_startup_steps: int = 2
 
 
+@dataclass
+class StopConfig:
+    _target_: str = MISSING
+
+
+@dataclass
+class NeverConfig(StopConfig):
+    """The budget alone ends a study."""
+
+    _target_: str = "sweep.study.stopping.Never"
+
+
+@dataclass
+class NoBetterConfig(StopConfig):
+    """So many finished trials since the last that was better than all before."""
+
+    _target_: str = "sweep.study.stopping.NoBetter"
+    trials: Any = 20
+
+
+@dataclass
+class RegretBoundConfig(StopConfig):
+    """What the best could still gain is below the error of a value: Optuna's terminator."""
+
+    _target_: str = "sweep.study.stopping.RegretBound"
+    # null: the deviation over objective.seeds, else a hundredth of the bound after 30 trials.
+    error: Any = None
+    min_trials: Any = 20
+
+
 # Merged into what `hydra/sweeper/sampler=NAME` of the official plugin has, where this sweeper is
 # chosen: Optuna's own defaults, where the plugin has others. The official sweeper keeps its.
 _OPTUNAS_DEFAULTS = {
@@ -97,11 +127,15 @@ class OptunaWorkersConf(OptunaSweeperConf):
             {"sampler": "tpe"},
             {"optional optunas_defaults@sampler": "${hydra/sweeper/sampler}"},
             {"pruner": "none"},
+            {"stop": "none"},
         ]
     )
 
     # Which trials to stop early.
     pruner: PrunerConfig = MISSING
+
+    # When to end before the budget is met.
+    stop: StopConfig = MISSING
 
     # Finished trials (complete or pruned) of the whole study, however often it is resumed. A
     # finite search space that is no larger is run once per point.
@@ -125,6 +159,13 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # Seconds between two signs of life of a worker. Of a worker, or a sweep, on another machine one
     # that has shown none for six of them is taken for dead.
     heartbeat: float = 5.0
+
+    # Points that come before all that a sampler chooses: a list of maps, or a CSV file that has the
+    # keys in its first row. While a sweep runs: python -m sweep.enqueue.
+    enqueue: Any = None
+
+    # Names of finished studies of the same space that the sampler learns from; they use no budget.
+    warm_start: Any = None
 
     # Whether the sweep ends with a table of its trials.
     summary: bool = True
@@ -191,6 +232,9 @@ def _register() -> None:
     }
     for name, node in pruners.items():
         store.store(name, node, "hydra/sweeper/pruner", provider="slicewise")
+    stops = {"none": NeverConfig, "no_better": NoBetterConfig, "regret_bound": RegretBoundConfig}
+    for name, rule in stops.items():
+        store.store(name, rule, "hydra/sweeper/stop", provider="slicewise")
     for name, values in _OPTUNAS_DEFAULTS.items():
         store.store(name, values, "hydra/sweeper/optunas_defaults", provider="slicewise")
     OmegaConf.register_resolver("tpe_multivariate", _tpe_multivariate, replace=True)

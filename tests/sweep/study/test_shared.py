@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState
 
 from slicewise.errors import SlicewiseError
 from sweep.study.attributes import ATTEMPTS
-from sweep.study.identity import check_identity
+from sweep.study.identity import check_identity, keep_identity
 from sweep.study.samplers import LearningStudy, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import SearchSpace
@@ -312,19 +312,23 @@ def test_who_dies_holding_the_lock_does_not_keep_it(tmp_path: Path) -> None:
 
 def test_another_identity_is_refused_with_the_difference() -> None:
     study = optuna.create_study()
-    check_identity(study, {"config": {"seed": 2}}, force=False)
+
+    def go_on(identity: dict[str, Any], force: bool = False) -> None:
+        check_identity(study, identity, force)
+        keep_identity(study, identity)
+
+    go_on({"config": {"seed": 2}})
     # A study without trials is about nothing yet.
-    check_identity(study, {"config": {"seed": 0, "data": {"batch_size": 4}}}, force=False)
+    go_on({"config": {"seed": 0, "data": {"batch_size": 4}}})
     study.ask()
-    check_identity(study, {"config": {"data": {"batch_size": 4}, "seed": 0}}, force=False)
-    added = {"config": {"data": {"batch_size": 4, "mask": None}, "seed": 0}}
-    check_identity(study, added, force=False)
+    go_on({"config": {"data": {"batch_size": 4}, "seed": 0}})
+    go_on({"config": {"data": {"batch_size": 4, "mask": None}, "seed": 0}})
     with pytest.raises(SlicewiseError) as refused:
-        check_identity(study, {"config": {"seed": 0, "data": {"batch_size": 8}}}, force=False)
+        go_on({"config": {"seed": 0, "data": {"batch_size": 8}}})
     assert "config.data.batch_size: was 4, now 8" in str(refused.value)
     assert "+resume=force" in str(refused.value)
-    check_identity(study, {"config": {"seed": 1}}, force=True)
-    check_identity(study, {"config": {"seed": 1}}, force=False)
+    go_on({"config": {"seed": 1}}, force=True)
+    go_on({"config": {"seed": 1}})
 
 
 def test_a_reader_does_not_hold_up_a_writer(tmp_path: Path) -> None:

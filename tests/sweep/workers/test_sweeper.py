@@ -94,7 +94,6 @@ def test_the_same_command_resumes_and_a_finished_study_says_so(
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("student.dropout=0.1,0.2", "space.student.dropout.attributes.choices: was absent"),
         ("seed=1", "config.seed: was 0, now 1"),
         ("data.batch_size=2", "config.data.batch_size: was 4, now 2"),
         ("teacher.num_layers=1", "config.teacher.num_layers: was 2, now 1"),
