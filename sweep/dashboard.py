@@ -20,9 +20,9 @@ def serve(storage_url: str, host: str, port: int) -> None:
     """
     from optuna_dashboard import run_server
 
-    from sweep.study.storage import absolute_url, existing_sqlite_file, open_storage
+    from sweep.study.storage import absolute_url, existing_file, open_storage
 
-    existing_sqlite_file(storage_url)
+    existing_file(storage_url)
     storage = open_storage(absolute_url(storage_url))
     _check_port(host, port)
     print(

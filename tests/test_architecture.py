@@ -25,6 +25,7 @@ COMMANDS = (
     "sweep.dashboard",
     "sweep.search",
     "sweep.enqueue",
+    "sweep.studies",
 )
 
 Graph = dict[str, set[str]]

@@ -15,13 +15,13 @@ from optuna.trial import FrozenTrial
 
 from sweep.study.attributes import DIRECTORY
 from sweep.study.plan import Plan, read_plan
-from sweep.study.storage import sqlite_file
+from sweep.study.storage import storage_file
 
 
 def study_folder(study: optuna.Study) -> Path:
     """The folder of a study, as far as it is known."""
     plan = read_plan(study)
-    database = sqlite_file(study._storage)
+    database = storage_file(study._storage)
     if plan.beside_storage is not None and database is not None:
         return (database.parent / plan.beside_storage).absolute()
     remembered = _remembered(study, plan)
@@ -55,7 +55,7 @@ def trial_folder(study: optuna.Study, trial: FrozenTrial, folder: Path | None = 
 
 def beside_storage(study: optuna.Study, folder: Path) -> str | None:
     """The study's folder as seen from its SQLite file, where it lies beside or below it."""
-    database = sqlite_file(study._storage)
+    database = storage_file(study._storage)
     if database is None or not folder.is_relative_to(database.absolute().parent):
         return None
     return str(folder.relative_to(database.absolute().parent))

@@ -19,7 +19,7 @@ from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import (
     OWN_STORAGE,
     absolute_url,
-    existing_sqlite_file,
+    existing_file,
     open_storage,
 )
 
@@ -84,7 +84,7 @@ def find_study(name: str, storage_url: str) -> optuna.Study:
     """
     quiet_optuna()
     url = storage_of(name, storage_url)
-    existing_sqlite_file(url)
+    existing_file(url)
     storage = open_storage(absolute_url(url))
     names = optuna.get_all_study_names(storage)
     if url != storage_url and len(names) == 1:

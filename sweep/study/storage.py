@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from slicewise.errors import ArgumentError
 from sweep.passwords import take_password, without_password
 from sweep.study.attributes import WORKER
+from sweep.study.journal import journal_file, journal_locked, open_journal
 
 T = TypeVar("T")
 
@@ -50,6 +51,12 @@ _KEEPALIVE = {
     "tcp_user_timeout": 30_000,
 }
 _OPENING_ATTEMPTS = 20
+_JOURNAL = "journal:///"
+# Linux's names of file systems on which several machines write.
+_NETWORK = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs"),
+    *("orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs"),
+}
 
 
 def storage_url(url: str | None, directory: Path) -> str:
@@ -85,6 +92,8 @@ def is_memory(url: str | None) -> bool:
 
 def absolute_url(url: str) -> str:
     """The URL of the same storage from any working directory."""
+    if (journal := _journal_path(url)) is not None:
+        return f"{_JOURNAL}{journal.absolute()}"
     path = _sqlite_path(url)
     if path is None or path.is_absolute():
         return url
@@ -94,24 +103,70 @@ def absolute_url(url: str) -> str:
 
 def short_url(url: str) -> str:
     """The URL as one writes it in the working directory."""
-    path = _sqlite_path(url)
+    path = _journal_path(url) or _sqlite_path(url)
     if path is None or not path.absolute().is_relative_to(Path.cwd()):
         return url
+    if _journal_path(url) is not None:
+        return f"{_JOURNAL}{path.absolute().relative_to(Path.cwd())}"
     parsed = sqlalchemy.make_url(url).set(database=str(path.absolute().relative_to(Path.cwd())))
     return parsed.render_as_string(hide_password=False)
 
 
-def existing_sqlite_file(url: str) -> None:
-    """Refuses the URL of a SQLite file that is not there, which opening would make.
+def existing_file(url: str) -> None:
+    """Refuses the URL of a file that is not there, which opening would make.
 
     Raises:
         ArgumentError: It is not there.
     """
-    path = _sqlite_path(url)
+    path = _journal_path(url) or _sqlite_path(url)
     if path is not None and not path.is_file():
         raise ArgumentError(
             "storage", url, "the storage of a sweep that has run; run one: python -m sweep -m ..."
         )
+
+
+def refuse_network_file(url: str) -> None:
+    """Refuses a SQLite file on a network file system, whose locks cannot be relied on.
+
+    Raises:
+        ArgumentError: It lies on one.
+    """
+    path = _sqlite_path(url)
+    if path is None:
+        return
+    try:
+        mounts = Path("/proc/self/mounts").read_text()
+    except OSError:
+        return
+    kind = file_system_of(path.absolute(), mounts)
+    if kind in _NETWORK:
+        journal = f"{_JOURNAL}{path.with_suffix('.log')}"
+        raise ArgumentError(
+            "hydra.sweeper.storage",
+            url,
+            f"a file on a local disk: this one lies on {kind}, where SQLite loses what two write",
+            f"A file that may lie there: hydra.sweeper.storage={short_url(journal)}",
+        )
+
+
+def file_system_of(path: Path, mounts: str) -> str | None:
+    """The kind of file system that a path lies on.
+
+    Args:
+        path: Absolute.
+        mounts: As Linux lists them: device, place, kind, ...
+    """
+    found: dict[Path, str] = {}
+    for line in mounts.splitlines():
+        _, place, kind, *_ = line.split(" ")
+        # Spaces in names are written in octal.
+        found[Path(place.encode().decode("unicode_escape"))] = kind
+    return next((found[above] for above in (path, *path.parents) if above in found), None)
+
+
+def _journal_path(url: str) -> Path | None:
+    """The file of Optuna's journal behind a URL, None where it is not one."""
+    return Path(url.removeprefix(_JOURNAL)) if url.startswith(_JOURNAL) else None
 
 
 def _sqlite_path(url: str) -> Path | None:
@@ -129,13 +184,16 @@ def open_storage(url: str, wait: bool = False) -> BaseStorage:
 
     Args:
         url: An SQLAlchemy URL as Optuna takes it (`sqlite:///...`, `postgresql+psycopg://...`),
-            or `grpc://HOST:PORT` for Optuna's gRPC proxy.
+            `journal:///PATH` for Optuna's journal, or `grpc://HOST:PORT` for its gRPC proxy.
         wait: Wait for a storage that is away, as its calls do later; else that is an error.
 
     Raises:
         ArgumentError: The URL is not one, its driver is not installed, or nothing answers there.
     """
     url = take_password(url)
+    journal = _journal_path(url)
+    if journal is not None:
+        return open_journal(journal, url)
     opener = _open_proxy if url.startswith("grpc://") else _open_database
     try:
         return patiently(lambda: opener(url)) if wait else opener(url)
@@ -161,8 +219,8 @@ def open_storage(url: str, wait: bool = False) -> BaseStorage:
         raise ArgumentError(
             "hydra.sweeper.storage",
             without_password(url),
-            "sqlite:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT, "
-            "of a server that answers",
+            "sqlite:///PATH, journal:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or "
+            "grpc://HOST:PORT, of a server that answers",
             _why_it_did_not_open(error),
         ) from error
 
@@ -221,12 +279,16 @@ def locked(storage: BaseStorage, study_name: str, directory: Path) -> Iterator[N
     """Holds the study: whoever decides which trial runs next does it alone.
 
     The operating system or the server frees the lock when its holder dies. PostgreSQL
-    keeps it itself, for any number of machines; a SQLite file has it beside it. Other storages
-    (the gRPC proxy) have it in `directory`, which all machines must then share.
+    keeps it itself, for any number of machines; a SQLite file has it beside it, and so has a
+    journal, by Optuna's lock for shared file systems. Other storages (the gRPC proxy) have it in
+    `directory`, which all machines must then share.
     """
     engine = _engine(storage)
     if isinstance(storage, InMemoryStorage):
         yield
+    elif (journal := journal_file(storage)) is not None:
+        with journal_locked(journal, study_name):
+            yield
     elif engine is not None and engine.dialect.name in _SERVER_LOCKS:
         with _server_lock(engine, study_name):
             yield
@@ -396,8 +458,10 @@ for _name in _UNDER_THE_CACHE:
     setattr(_PatientStorage, _name, _patient_method(RDBStorage, _name))
 
 
-def sqlite_file(storage: BaseStorage) -> Path | None:
-    """The file of a SQLite storage; None for any other."""
+def storage_file(storage: BaseStorage) -> Path | None:
+    """The file of a storage that is one: SQLite's, or a journal; None for any other."""
+    if (journal := journal_file(storage)) is not None:
+        return journal
     engine = _engine(storage)
     if engine is None or engine.dialect.name != "sqlite" or not engine.url.database:
         return None

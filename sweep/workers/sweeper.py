@@ -71,7 +71,13 @@ from sweep.study.samplers import (
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.stopping import new_rule
-from sweep.study.storage import is_memory, open_storage, short_url, storage_url
+from sweep.study.storage import (
+    is_memory,
+    open_storage,
+    refuse_network_file,
+    short_url,
+    storage_url,
+)
 from sweep.study.warm_start import check_that_it_learns, trials_of
 from sweep.trial.metrics import metric_named
 from sweep.trial.record import RECORD_NAME, record_files
@@ -167,6 +173,7 @@ def sweep(
     name = study_name or directory.name
     storage = _without_secrets(config, storage)
     url = storage_url(storage, directory)
+    refuse_network_file(url)
     if is_memory(storage):
         given = "null" if storage is None else storage
         log.info("hydra.sweeper.storage=%s: the study is kept in %s", given, short_url(url))
@@ -353,7 +360,7 @@ def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
     if storage is None:
         return None
     if not isinstance(storage, str):
-        allowed = "sqlite:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT"
+        allowed = "sqlite:///PATH, journal:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT"
         raise ArgumentError("hydra.sweeper.storage", storage, allowed)
     url = take_password(storage)
     if url != storage:

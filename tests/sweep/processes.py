@@ -54,17 +54,20 @@ class Program:
 
     Args:
         folder: Where it runs.
+        storage: URL of its studies.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: str = "sqlite:///multirun/studies.db") -> None:
         self.folder = folder
+        self.storage = storage
         self.started: list[Running] = []
         self._mark = secrets.token_hex(8)
         self._study: optuna.Study | None = None
 
     def start(self, *arguments: str) -> Running:
         """Starts it; one more on the same study where one is running."""
-        given = ("-m", "study=s", "experiment=tiny", *arguments)
+        storage = f"hydra.sweeper.storage={self.storage}"
+        given = ("-m", "study=s", "experiment=tiny", storage, *arguments)
         return self.start_command([sys.executable, "-m", "sweep", *given])
 
     def start_command(self, command: Sequence[str]) -> Running:
@@ -105,7 +108,7 @@ class Program:
         """As the storage has it; opened when the sweep has made it."""
         if self._study is None:
             eventually((self.folder / "multirun/s/workers").exists, "the first worker")
-            storage = open_storage(f"sqlite:///{self.folder}/multirun/studies.db")
+            storage = open_storage(self.storage.replace(":///", f":///{self.folder}/"))
             self._study = optuna.load_study(study_name="s", storage=storage)
         return self._study
 
