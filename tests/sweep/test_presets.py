@@ -52,7 +52,12 @@ PRESETS = {
         "one_cycle": BETAS,
         "warmup": CAPTURED,
     },
-    "callbacks": {"best": CAPTURED, "default": CAPTURED, "ema": CAPTURED},
+    "callbacks": {
+        "best": CAPTURED,
+        "default": CAPTURED,
+        "early_stopping": CAPTURED,
+        "ema": CAPTURED,
+    },
 }
 # What stands for whatever a user brings.
 TEMPLATES = {"custom"}
