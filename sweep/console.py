@@ -156,6 +156,10 @@ def _misused_group(text: str) -> str | None:
     forced = re.search(r"force-add of config groups is not supported: '\++(.*)'", text)
     if forced:
         return f"++{forced[1]}: allowed: {forced[1]}, which chooses an option of a group"
+    # A part of Hydra's own that names the option of another, which has none.
+    none = re.search(r"resolving interpolation '\$\{(hydra/.*?)\}'", text)
+    if none:
+        return _choose(none[1].replace("/", "."))
     double = re.search(r"Multiple values for (.*?)\..*'(.*)' from 'command line'", text, re.DOTALL)
     if double:
         choose = f"{double[1]}={double[2]}"
@@ -193,7 +197,10 @@ def _no_folder(error: OSError) -> str | None:
 
 def _missing(error: MissingMandatoryValue) -> str:
     """Hydra does not say how what is missing is chosen: as a rule, as an option of a group."""
-    key = str(error.full_key)
+    return _choose(str(error.full_key))
+
+
+def _choose(key: str) -> str:
     group = key.replace(".", "/") if key.startswith("hydra.") else key
     return f"{key}: missing; choose one of {group}=..., see {help_command()} --help"
 

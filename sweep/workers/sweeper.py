@@ -87,6 +87,7 @@ from sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
+_FOLDER_KEY = "hydra.sweep.dir"
 # Launchers whose worker, if it is one, has the terminal; whose workers, if several, print to files.
 _ON_TERMINAL = ("basic", "local")
 _IN_THIS_PROCESS = "basic"
@@ -209,7 +210,7 @@ def sweep(
     opened = open_storage(url)
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, directions)
-    _check_folder(study, directory)
+    _check_folder(study, directory, study_override() if application is None else _FOLDER_KEY)
     rules = DECIDES if application is None else {"hydra": False, "resume": not force}
     is_group = _group_of(hydra_context)
     study, space = take_up(
@@ -603,15 +604,21 @@ def _make_folder(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         allowed = f"a folder that can be made: {error.strerror}"
-        raise ArgumentError("hydra.sweep.dir", str(directory), allowed) from error
+        raise ArgumentError(_FOLDER_KEY, str(directory), allowed) from error
 
 
-def _check_folder(study: optuna.Study, directory: Path) -> None:
-    """A new study must not mix its trials with those of one that has been forgotten."""
+def _check_folder(study: optuna.Study, directory: Path, another: str) -> None:
+    """A new study must not mix its trials with those of another, or of one that is forgotten.
+
+    Args:
+        study: Which.
+        directory: Its folder.
+        another: The override that chooses another one.
+    """
     if not study.get_trials(deepcopy=False) and any(record_files(directory)):
         raise SlicewiseError(
-            f"{directory} holds trials of another study of this name, which the storage does not "
-            f"know: choose another {study_override()}, or remove the folder"
+            f"{directory} holds trials of another study than {study.study_name} in this storage: "
+            f"choose another {another}, or remove the folder"
         )
 
 

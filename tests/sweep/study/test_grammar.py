@@ -105,6 +105,10 @@ def _at(tree: Any, path: list[str]) -> Any:
     return tree
 
 
+def _named(study: str) -> tuple[str, str]:
+    return f"hydra.sweeper.study_name={study}", f"hydra.sweep.dir={study}"
+
+
 Run = Callable[..., Ended]
 
 
@@ -378,10 +382,11 @@ def test_shuffling_is_an_order_of_the_same_study(run: Run, argument: str) -> Non
     seven = run(OURS, argument, "hydra.sweeper.sampler.seed=7")
     assert sorted(seven.values("a")) == sorted(theirs.values("a"))
     assert run(OURS, argument) == Ended(0, [])
-    again = (argument, "hydra.sweeper.sampler.seed=7", "hydra.sweeper.study_name=t")
+    # A study of its own has a folder of its own.
+    again = (argument, "hydra.sweeper.sampler.seed=7", *_named("t"))
     assert run(OURS, *again).configs == seven.configs
     # Begun with a smaller budget, and gone on with.
-    other = (argument, "hydra.sweeper.sampler.seed=8", "hydra.sweeper.study_name=u")
+    other = (argument, "hydra.sweeper.sampler.seed=8", *_named("u"))
     first = run(OURS, *other, "hydra.sweeper.n_trials=1")
     rest = run(OURS, *other)
     assert sorted(first.values("a") + rest.values("a")) == sorted(theirs.values("a"))
@@ -467,11 +472,10 @@ REFUSED = [
      "Where only some of db=sqlite,mysql have it: ++db.path=y,z"),
     # What is settled before a sweep begins.
     (("plan=greedy,quick",), "plan=greedy: allowed: what leaves the sweep itself as it is"),
-    (("plan=quick,greedy",), "A sweep of its own: plan=greedy study=NAME"),
+    (("plan=quick,greedy",), "A sweep of its own: plan=greedy hydra.sweeper.study_name=NAME"),
     (("plan=quick,greedy", "db=mysql,postgres"), "plan=greedy: allowed: what leaves"),
     (("hydra.job.chdir=true,false",), "Sweeping over Hydra's configuration is not supported"),
     (("hydra/job_logging=default,none",), "Sweeping over Hydra's configuration is not supported"),
-    (("study=one,two",), "study=one,two: allowed: one name"),
     (("a=1,2", "+resume=again"), "+resume=again: allowed: force"),
     (("a=1,2", "+hydra.sweeper.params={b:'[1,'}"), "b=[1,: allowed: what Hydra's grammar takes"),
 ]  # fmt: skip
@@ -497,14 +501,13 @@ def test_a_study_takes_dimensions_that_optuna_alone_would_refuse(run: Run) -> No
         ("a=1,2,3", "a=range(1,5)", [1, 2, 3, 4]),
         ("a=range(1,4)", "a=1,2,'x'", [1, 2, "x"]),
         ("half=range(0,1,0.5)", "half=0.5,0.75", [0.5, 0.75]),
-        ("half=range(1,2,0.5)", "half=int(interval(1,3))", [1, 2, 3]),
+        ("half=range(1,3,1.0)", "half=int(interval(1,3))", [1, 2, 3]),
         ("items=[1],[2]", "items=[2],[3]", [[2], [3]]),
     ]
     for name, (before, after, values) in zip("stuvwx", changes, strict=True):
         key = before.partition("=")[0]
-        named = f"hydra.sweeper.study_name={name}"
-        first = run(OURS, before, named, "hydra.sweeper.n_trials=1").values(key)
-        rest = run(OURS, after, named)
+        first = run(OURS, before, *_named(name), "hydra.sweeper.n_trials=1").values(key)
+        rest = run(OURS, after, *_named(name))
         assert rest.code == 0
         assert rest.values(key) == [value for value in values if value not in first]
 
@@ -527,7 +530,7 @@ def test_a_custom_space_that_has_grown_is_refused_too(
     monkeypatch.setenv("MORE", "1")
     assert run(OURS, custom) == Ended(1, [])
     said = capfd.readouterr().err
-    assert "b=1,2,3: allowed: 1,2, as study=s has it" in said
+    assert "b=1,2,3: allowed: 1,2, as hydra.sweeper.study_name=s has it" in said
     assert "Traceback" not in said
     assert len(optuna.load_study(study_name="s", storage="sqlite:///studies.db").trials) == 1
 

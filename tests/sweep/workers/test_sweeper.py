@@ -127,6 +127,11 @@ def test_folders_of_a_forgotten_study_are_not_mixed_in(
     assert "holds trials of another study" in capfd.readouterr().err
 
 
+def test_a_study_has_one_name(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep("-m", "study=one,two", "student.qkv_layers=0,1") == 1
+    assert "study=one,two: allowed: one name" in capfd.readouterr().err
+
+
 def test_an_impossible_point_is_recorded_before_any_training(
     sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
