@@ -20,7 +20,7 @@ from sweep.console import exit_code_of
 from sweep.study.attributes import FINISHED, STOPPED
 from sweep.study.places import study_folder
 from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan, write_plan
-from sweep.study.presence import process_is_gone, read_heartbeats, working_sweeps
+from sweep.study.presence import seems_swept, working_sweeps
 from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import absolute_url, existing_file, open_storage, storage_file
 from sweep.view.summary import objective_names, ranked
@@ -142,8 +142,7 @@ def _cells(study: optuna.Study) -> list[str]:
 
 
 def _state(study: optuna.Study) -> str:
-    signs = read_heartbeats(study, "sweep").values()
-    if any(sign.state == "alive" and not process_is_gone(sign) for sign in signs):
+    if seems_swept(study):
         return "running"
     if study.user_attrs.get(STOPPED):
         return "stopped"

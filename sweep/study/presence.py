@@ -176,6 +176,12 @@ class Presence:
                 log.warning("Could not show that %s lives", self._name, exc_info=True)
 
 
+def seems_swept(study: optuna.Study) -> bool:
+    """Whether a sweep works on a study, at once: one of another machine is taken at its word."""
+    signs = read_heartbeats(study, "sweep").values()
+    return any(sign.state == "alive" and not process_is_gone(sign) for sign in signs)
+
+
 def working_sweeps(study: optuna.Study) -> list[str]:
     """The sweeps that work on a study; of other machines those that renew their signs meanwhile."""
     first = {k: s for k, s in read_heartbeats(study, "sweep").items() if s.state == "alive"}

@@ -11,7 +11,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from optuna.terminator import (
     BaseErrorEvaluator,
-    CrossValidationErrorEvaluator,
     MedianErrorEvaluator,
     RegretBoundEvaluator,
     StaticErrorEvaluator,
@@ -25,8 +24,6 @@ from sweep.study.space import SearchSpace
 from sweep.trust import check_trusted, trusted_targets
 
 KEY = "hydra.sweeper.stop"
-# Where Optuna keeps the values of a trial that is a mean, as over seeds.
-_SCORES = "terminator:cv_scores"
 
 
 class StoppingRule(abc.ABC):
@@ -54,7 +51,8 @@ class Never(StoppingRule):
 class NoBetter(StoppingRule):
     """Enough is when so many trials have ended since the last that was better than all before.
 
-    Pruned ones count; of several objectives, one is better that has come onto the front.
+    Pruned ones count; of several objectives, one is better that has come onto the front. Optuna's
+    `BestValueStagnationEvaluator` knows complete trials of one objective, by their numbers.
 
     Args:
         trials: How many.
@@ -86,8 +84,7 @@ class RegretBound(StoppingRule):
     trials. A. Makarova et al., Automatic Termination for Hyperparameter Optimization, 2022.
 
     Args:
-        error: Of a value. None: the deviation over seeds where a trial has several
-            (`objective.seeds`), else a hundredth of the bound after the first 30 trials.
+        error: Of a value. None: a hundredth of the bound after the first 30 trials.
         min_trials: Complete trials before it judges.
 
     Raises:
@@ -120,19 +117,15 @@ class RegretBound(StoppingRule):
         with warnings.catch_warnings():
             # The module leaves with Optuna 6, which is not installed (pyproject.toml).
             warnings.simplefilter("ignore", FutureWarning)
-            terminator = Terminator(bound, self._error_of(complete, bound), self.min_trials)
+            terminator = Terminator(bound, self._error(bound), self.min_trials)
             if not terminator.should_terminate(study):
                 return None
         gain = bound.evaluate(complete, study.direction)
         return f"the best could gain {gain:.3g} at most, less than the error of a value"
 
-    def _error_of(
-        self, complete: list[FrozenTrial], bound: RegretBoundEvaluator
-    ) -> BaseErrorEvaluator:
+    def _error(self, bound: RegretBoundEvaluator) -> BaseErrorEvaluator:
         if self.error is not None:
             return StaticErrorEvaluator(self.error)
-        if all(_SCORES in trial.system_attrs for trial in complete):
-            return CrossValidationErrorEvaluator()
         return MedianErrorEvaluator(bound)
 
 

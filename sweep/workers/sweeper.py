@@ -56,8 +56,7 @@ from sweep.study.presence import (
     SWEEP_HEARTBEAT_SECONDS,
     Presence,
     own_heartbeat,
-    process_is_gone,
-    read_heartbeats,
+    seems_swept,
 )
 from sweep.study.sampler_check import check_samplers
 from sweep.study.samplers import (
@@ -624,8 +623,7 @@ def _check_folder(study: optuna.Study, directory: Path, another: str) -> None:
 
 def _free_place(study: optuna.Study, directory: Path) -> int:
     """The number of the first worker: after those of other sweeps that live."""
-    signs = read_heartbeats(study, "sweep").values()
-    if not any(sign.state == "alive" and not process_is_gone(sign) for sign in signs):
+    if not seems_swept(study):
         return 0
     places = [int(p.name) for p in directory.glob("workers/*") if p.name.isdigit()]
     return max(places, default=-1) + 1
