@@ -14,9 +14,9 @@ root=$PWD
 folder=${1:-${OUT:-gpu}}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
-if [ -d wheels ]; then pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
 export PYTHONPATH="$root:$root/src${PYTHONPATH:+:$PYTHONPATH}"
-python=${PYTHON:-python}
+python=${PYTHON:-python3}
+if [ -d wheels ]; then "$python" -m pip install --quiet --no-index --no-deps wheels/*.whl; fi
 small=${SMALL:+yes}
 limit=${SECONDS_EACH:-240}
 table=()
@@ -66,6 +66,7 @@ else
     chosen=(-m gpu tests)
 fi
 
+cd "$root" || exit
 run sweeps "$python" "$root/benchmarks/sweeps.py" "${many[@]}"
 study text "${teacher[@]}" data=text optimizer.lr=1e-3
 # The same without graphs: its losses must be the same to the last digit.
@@ -74,10 +75,9 @@ study text_off "${teacher[@]}" data=text optimizer.lr=1e-3 steps.capture=off
 study scaled "${teacher[@]}" trainer.precision=16-mixed data.train_batches=20
 # Solved for on the device where the teacher is.
 study linear "${teacher[@]}" data=text student=linear data.train_batches=20
-run start "$python" "$root/benchmarks/start.py" "${begin[@]}"
-cd "$root" || exit
 run tests "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
     "${chosen[@]/#tests/$root/tests}"
+run start "$python" "$root/benchmarks/start.py" "${begin[@]}"
 cp benchmarks/results/sweeps_gpu.md benchmarks/results/start*.md "$folder" 2>/dev/null
 
 echo
