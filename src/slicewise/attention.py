@@ -6,6 +6,9 @@ element after the other, from the whole width of its generator; 16 random bits a
 and numpy draws those in less than half of torch's time. Torch's fused attention is slower there
 than the plain products, forward and backward together, at lengths such as 128.
 
+A GPU's fused kernels learn wrongly in half precision where the keys of a text are much alike, as
+those of a student that begins are; see `_apart`.
+
 Shapes: B batch, N heads, T tokens, D size of a head's queries and keys, W of its values.
 """
 
@@ -63,7 +66,10 @@ def attend(
         # Under autocast the queries are narrower than the mask that came with the batch, whose
         # lowest number would become minus infinity.
         attention_mask = attention_mask.clamp_min(MASKED).to(q_BNTD.dtype)
-    if not (_is_slow_in_torch(q_BNTD) and torch.is_grad_enabled()):
+    learns = torch.is_grad_enabled()
+    if learns and _is_half(q_BNTD) and q_BNTD.is_cuda:
+        k_BNTD = _apart(k_BNTD, attention_mask)
+    if not (learns and _is_slow_in_torch(q_BNTD)):
         return F.scaled_dot_product_attention(
             q_BNTD, k_BNTD, v_BNTW, attn_mask=attention_mask, dropout_p=dropout_p
         )
@@ -78,6 +84,24 @@ def attend(
         v_BNTW = v_BNTW * (1 / (1 - dropout_p))
     context_BNTW: Tensor = probabilities_BNTT @ v_BNTW
     return context_BNTW
+
+
+def _apart(k_BNTD: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Keys less their mean over the tokens that count, which changes no probability.
+
+    A fused kernel's backward pass takes the mean gradient of a query's scores from the output as it
+    was rounded (D in FlashAttention, Dao et al. 2022, https://arxiv.org/abs/2205.14135), and not
+    from the gradients that it is the mean of. In half precision the difference is the same for all
+    keys of a query. It reaches the query's gradient times the mean of the keys, and the keys'
+    gradients all alike: where keys hardly differ, that is most of what is learned. The loss stops
+    falling, and then is not a number (Qiu and Yao 2025, https://arxiv.org/abs/2510.04212). Keys
+    without a mean have nothing to multiply it by, and pass on nothing that is alike for all.
+    """
+    if attention_mask is None:
+        return k_BNTD - k_BNTD.mean(-2, keepdim=True)
+    # Masks give all tokens that count the same: one over their number, and the others nothing.
+    share_B11T = attention_mask.softmax(-1).to(k_BNTD.dtype)
+    return k_BNTD - share_B11T @ k_BNTD
 
 
 class Dropout(nn.Dropout):
@@ -134,6 +158,9 @@ def _drop(x: Tensor, p: float) -> Tensor:
     return dropped
 
 
+def _is_half(x: Tensor) -> bool:
+    return x.dtype in (torch.bfloat16, torch.float16)
+
+
 def _is_slow_in_torch(x: Tensor) -> bool:
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    return half and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return _is_half(x) and x.device.type == "cpu" and not torch.compiler.is_compiling()

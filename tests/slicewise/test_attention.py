@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from slicewise.attention import Dropout, attend
+from slicewise.attention import Dropout, _apart, attend
 from slicewise.teacher import TeacherSlice
 from slicewise.whole import additive_mask
 
@@ -115,6 +116,55 @@ def test_blocks_of_keys_that_are_masked_as_a_whole_leave_numbers(
         assert all(torch.isfinite(x.grad).all() for x in inputs if x.grad is not None)
         # Only the real keys have been attended to.
         assert all(not x.grad[:, :, real:].any() for x in inputs[1:] if x.grad is not None)
+
+
+def _much_alike(masked: bool, device: str) -> tuple[list[Tensor], Tensor | None]:
+    """Inputs of a student that begins: the keys and values of a text hardly differ; and a mask."""
+    generator = torch.Generator().manual_seed(0)
+    shape, common = (4, 6, 128, 32), (4, 6, 1, 32)
+    tensors = [
+        torch.randn(shape, generator=generator) * spread
+        + torch.randn(common, generator=generator) * mean
+        for spread, mean in ((1, 1), (0.1, 1), (0.1, 1), (1, 0))
+    ]
+    keep_BT = torch.arange(128).expand(4, 128) < torch.tensor([[128], [90], [40], [12]])
+    mask = additive_mask(keep_BT) if masked else None
+    return [x.to(device) for x in tensors], None if mask is None else mask.to(device)
+
+
+def _gradients(
+    attention: Callable[..., Tensor], inputs: list[Tensor], mask: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    # In single precision of what half precision has left of them.
+    q, k, v, passed = (x.to(BF16, copy=True).to(dtype).requires_grad_() for x in inputs)
+    attention(q, k, v, None if mask is None else mask.to(dtype)).backward(passed.detach())
+    assert q.grad is not None
+    assert k.grad is not None
+    return q.grad.double(), k.grad.double()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_learned_where_keys_hardly_differ(masked: bool, device: str) -> None:
+    """Fused kernels of half precision mistake what is alike for all keys; students never learned.
+
+    On a CPU `attend` takes the plain products, so the kernel is called as a GPU's is.
+    """
+    inputs, mask = _much_alike(masked, device)
+    if mask is not None:
+        mask = mask.clamp_min(-30_000.0)
+    fused = F.scaled_dot_product_attention
+
+    def apart(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return fused(q, _apart(k, mask), v, mask)
+
+    exact = _gradients(fused, inputs, mask, torch.float32)
+    plain = _gradients(fused, inputs, mask, BF16)
+    ours = _gradients(apart if device == "cpu" else attend, inputs, mask, BF16)
+    for expected, mistaken, found in zip(exact, plain, ours, strict=True):
+        # Of all tokens together: what weights whose inputs are much alike would learn.
+        error = (found - expected).sum(-2).norm() / expected.norm()
+        assert error < 0.3 * (mistaken - expected).sum(-2).norm() / expected.norm()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
