@@ -7,6 +7,7 @@ graph launches all of them at once, with the same results.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,11 @@ log = logging.getLogger(__name__)
 _WARM_UP = 3
 # Graphs hold the memory of all that lies between their inputs and outputs.
 _MAX_GRAPHS = 4
+# Streams that torch hands out in turn, of each priority, before it begins again.
+_STREAMS_OF_TORCH = 32
+_PRIORITIES = (0, -1)
+# By their handles: those that are somebody's own.
+_owned: set[int] = set()
 
 
 Tensors = tuple[Tensor, ...]
@@ -63,18 +69,21 @@ class Captured:
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
         self._refused = False
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, *arguments: Tensor | None) -> Tensors:
         """What the function returns for the arguments; the next call may write over it."""
         if self._refused or not any(a is not None and a.is_cuda for a in arguments):
             return self.function(*arguments)
+        if self._stream is None:
+            self._stream = own_stream(self)
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
         if recorded is None:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= self.warm_up or len(self._graphs) == _MAX_GRAPHS:
                 # As PyTorch asks of whatever is recorded later.
-                return on_side_stream(self.function, *arguments)()
+                return on_side_stream(self._stream, self.function, *arguments)()
             recorded = self._record(*arguments)
             if recorded is None:
                 return self.function(*arguments)
@@ -93,7 +102,7 @@ class Captured:
             inputs = tuple(None if a is None else a.detach().clone() for a in arguments)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, stream=self._stream):
                     outputs = self.function(*inputs)
             except RuntimeError as error:
                 # PyTorch leaves the generator waiting for the rest of the recording.
@@ -106,16 +115,37 @@ class Captured:
         return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
 
 
+def own_stream(owner: object) -> torch.cuda.Stream:
+    """A CUDA stream that nobody else has as long as its owner lives.
+
+    The end of a graph frees what matrix products have as their workspace on the stream that it was
+    recorded on, and other graphs of that stream would go on reading it
+    (https://github.com/pytorch/pytorch/issues/193402). Torch itself records all of them on one
+    stream unless told, and hands out the others again and again.
+
+    Raises:
+        RuntimeError: All streams are somebody's.
+    """
+    for priority in _PRIORITIES:
+        for _ in range(_STREAMS_OF_TORCH):
+            stream = torch.cuda.Stream(priority=priority)  # type: ignore[no-untyped-call]
+            handle: int = stream.cuda_stream
+            if handle not in _owned:
+                _owned.add(handle)
+                weakref.finalize(owner, _owned.discard, handle)
+                return stream
+    raise RuntimeError(f"all {len(_owned)} CUDA streams are taken by graphs")
+
+
 def on_side_stream(
-    function: Callable[..., Tensors], *arguments: Tensor | None
+    stream: torch.cuda.Stream, function: Callable[..., Tensors], *arguments: Tensor | None
 ) -> Callable[[], Tensors]:
-    """Starts a function on a CUDA stream of its own, while the current one goes on.
+    """Starts a function on another CUDA stream, while the current one goes on.
 
     Returns:
         Makes the current stream wait for the function, and returns its results.
     """
     current = torch.cuda.current_stream()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         outputs = function(*arguments)

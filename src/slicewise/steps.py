@@ -26,7 +26,7 @@ from slicewise.capturing import (
     why_one_by_one,
     why_update_outside,
 )
-from slicewise.cuda_graph import Captured, on_side_stream
+from slicewise.cuda_graph import Captured, on_side_stream, own_stream
 from slicewise.data.batch import BatchIndex
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
@@ -95,6 +95,7 @@ class ManualDistiller(Distiller):
         self._steps_in_graph = False
         self._recorded_settings: list[dict[str, Any]] | None = None
         self._parts: _Parts | None = None
+        self._teachers_stream: torch.cuda.Stream | None = None
 
     @property
     def total_steps(self) -> float:
@@ -245,7 +246,9 @@ class ManualDistiller(Distiller):
         assert self._parts is not None
         teacher = self._parts.teacher
         if self.device.type == "cuda":
-            return on_side_stream(lambda *batch: (teacher(*batch),), *batch)
+            if self._teachers_stream is None:
+                self._teachers_stream = own_stream(self)
+            return on_side_stream(self._teachers_stream, lambda *b: (teacher(*b),), *batch)
         target_BTH = teacher(*batch)
         return lambda: (target_BTH,)
 

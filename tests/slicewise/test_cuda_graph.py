@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slicewise.cuda_graph import Captured
+from slicewise.cuda_graph import Captured, own_stream
 from slicewise.teacher import TeacherSlice
 
 pytestmark = pytest.mark.gpu
@@ -99,3 +100,33 @@ def test_a_teacher_that_moves_is_captured_anew(tiny_teacher: TeacherSlice) -> No
     assert after is tiny_teacher.captured
     assert torch.equal(after(x_BTH, None)[0], tiny_teacher(x_BTH, None))
     assert len(taken) > 0
+
+
+def test_a_graph_outlives_others() -> None:
+    """Products of matrices have a workspace on each stream, which the end of a graph frees."""
+    weight = torch.randn(512, 512, device="cuda", dtype=torch.bfloat16)
+    stays = Captured(lambda x: (x @ weight,), "what stays")
+    x = torch.randn(256, 512, device="cuda", dtype=torch.bfloat16)
+    expected = x @ weight
+    for _ in range(5):
+        stays(x)
+    for _ in range(70):  # More than there are streams.
+        goes = Captured(lambda x: (F.linear(x, weight, weight[0]),), "what goes", warm_up=1)
+        for _ in range(3):
+            goes(x)
+        del goes
+        torch.cuda.empty_cache()
+        torch.testing.assert_close(stays(x)[0], expected, rtol=0, atol=0)
+
+
+def test_streams_are_their_owners_own() -> None:
+    class Owner:
+        pass
+
+    owners = [Owner() for _ in range(20)]
+    streams = [own_stream(owner) for owner in owners]
+    assert len({stream.cuda_stream for stream in streams}) == 20
+    del owners
+    gc.collect()
+    more = [Owner() for _ in range(40)]
+    assert len({own_stream(owner).cuda_stream for owner in more}) == 40
