@@ -6,8 +6,8 @@ element after the other, from the whole width of its generator; 16 random bits a
 and numpy draws those in less than half of torch's time. Torch's fused attention is slower there
 than the plain products, forward and backward together, at lengths such as 128.
 
-A GPU's fused kernels learn wrongly in half precision where the keys of a text are much alike, as
-those of a student that begins are; see `_apart`.
+A GPU's fused kernels learn wrongly in half precision where the keys of a text are much alike (see
+`_apart`), and with dropout where there is a mask, which is then left to the plain products.
 
 Shapes: B batch, N heads, T tokens, D size of a head's queries and keys, W of its values.
 """
@@ -20,6 +20,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # What attention adds to the scores of a token that is not to be attended to. Its exponential is
 # zero beside any other token's. No lower: the lowest float32 is minus infinity in half precision,
@@ -68,6 +69,14 @@ def attend(
         attention_mask = attention_mask.clamp_min(MASKED).to(q_BNTD.dtype)
     learns = torch.is_grad_enabled()
     if learns and _is_half(q_BNTD) and q_BNTD.is_cuda:
+        if attention_mask is not None and dropout_p > 0:
+            # The one fused kernel that takes a mask (memory-efficient attention, torch 2.11 on an
+            # H200) does not learn with dropout: on text the loss stayed where the plain products,
+            # or no dropout, or no mask, had it fall, and then was not a number.
+            with sdpa_kernel(SDPBackend.MATH):
+                return F.scaled_dot_product_attention(
+                    q_BNTD, k_BNTD, v_BNTW, attn_mask=attention_mask, dropout_p=dropout_p
+                )
         k_BNTD = _apart(k_BNTD, attention_mask)
     if not (learns and _is_slow_in_torch(q_BNTD)):
         return F.scaled_dot_product_attention(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -165,6 +166,19 @@ def test_what_is_learned_where_keys_hardly_differ(masked: bool, device: str) -> 
         # Of all tokens together: what weights whose inputs are much alike would learn.
         error = (found - expected).sum(-2).norm() / expected.norm()
         assert error < 0.3 * (mistaken - expected).sum(-2).norm() / expected.norm()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_all_keys_have_in_common_is_never_learned(
+    masked: bool, dropout_p: float, device: str
+) -> None:
+    """It changes no probability, whatever is dropped: the gradients of all keys sum to zero."""
+    inputs, mask = _much_alike(masked, device)
+    torch.manual_seed(2**62 + 7)
+    _, k_grad = _gradients(functools.partial(attend, dropout_p=dropout_p), inputs, mask, BF16)
+    assert k_grad.sum(-2).norm() < 0.05 * k_grad.norm()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
