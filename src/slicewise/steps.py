@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.accelerators import CUDAAccelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -343,6 +344,7 @@ def new_distiller(
         ArgumentError: See `settled_steps`.
     """
     at_once, captured = settled_steps(trainer, data, at_once, capture, compile)
+    _keep_workspaces(trainer)
     if capture and not captured:
         _say_what_it_costs(FitFacts.of(trainer))
     if at_once == 1 and not (captured or compile):
@@ -364,6 +366,21 @@ def new_distiller(
         data.valid_at_once = _validation_batches(trainer, data)
         trainer.limit_val_batches = 1.0
     return distiller
+
+
+def _keep_workspaces(trainer: lightning.Trainer) -> None:
+    """Has Lightning leave the memory that products of matrices use on a GPU.
+
+    It frees that after each run, and graphs that outlive a fit, as the teacher's do, would go on
+    using it (`slicewise.cuda_graph.own_stream`).
+    """
+    accelerator = trainer.strategy.accelerator
+    if isinstance(accelerator, CUDAAccelerator):
+        accelerator.teardown = _nothing  # type: ignore[method-assign]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _say_what_it_costs(facts: FitFacts) -> None:

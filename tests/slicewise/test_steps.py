@@ -20,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from slicewise.averaging import WeightAverage
+from slicewise.cuda_graph import Captured
 from slicewise.data.batch import Batch, BatchIndex, batch_seed
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.data.noise import NoiseDataModule
@@ -414,6 +415,21 @@ def test_a_captured_fit_goes_on_to_the_bit(
     _, never = fit(4, callbacks=[WeightAverage(0.9), _SaveAt(28, path)], **settings)
     _, resumed = fit(4, checkpoint=path, callbacks=[WeightAverage(0.9)], **settings)
     _assert_equal(never, resumed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("captures", [True, False])
+def test_graphs_outlive_fits(fit: Fit, captures: bool) -> None:
+    """Lightning frees the workspace of matrix products after a run, unless told."""
+    weight = torch.randn(3072, 768, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(4096, 768, device="cuda", dtype=torch.bfloat16)
+    captured = Captured(lambda x: (x @ weight.T @ weight,), "a product", warm_up=1)
+    expected = captured(x)[0].clone()
+    captured(x)
+    fit("auto", capture=captures, **_on_gpu())
+    torch.cuda.empty_cache()
+    for _ in range(3):
+        assert torch.equal(captured(x)[0], expected)
 
 
 @pytest.mark.gpu
