@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _FIRST = ("torch", "transformers")
-# It loads torchmetrics, which loads what draws, where that is installed; which looks through all
-# fonts of the machine the first time. No trial draws anything.
+# It loads torchmetrics, which loads whatever any of its measures may need, where it is installed:
+# what draws, and looks through all fonts of the machine the first time; what knows of sound and
+# pictures; language models, whose classes load a dozen packages. No trial needs any of that.
 _LAST = "pytorch_lightning"
-_UNUSED = "matplotlib"
+_UNUSED = ("matplotlib", "scipy", "torchaudio", "torchvision", "transformers")
 
 
 def wants_gpu(trainer: Mapping[str, Any]) -> bool:
@@ -42,7 +43,7 @@ def load_libraries(on_gpu: bool = False) -> None:
             if on_gpu and name == "torch":
                 # Driver and kernels take seconds to load, and no processor.
                 threading.Thread(target=_start_gpu, name="gpu", daemon=True).start()
-        with _hidden(_UNUSED):
+        with _hidden(*_UNUSED):
             importlib.import_module(_LAST)
     finally:
         gc.freeze()
@@ -51,29 +52,29 @@ def load_libraries(on_gpu: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """A package passes for not installed, unless it is loaded already; afterwards all is as it was.
+def _hidden(*packages: str) -> Iterator[None]:
+    """Packages pass for not installed; afterwards all is as it was.
 
-    What is loaded meanwhile looks for it in two ways: as a module, and by its version.
+    What is loaded meanwhile looks for them in two ways: by their version, and as modules. Those
+    that are loaded already are hidden from the first alone.
     """
-    if package in sys.modules:
-        yield
-        return
+    absent = [package for package in packages if package not in sys.modules]
     requirements: Any = importlib.import_module("lightning_utilities.core.imports")
     version_of = requirements._version
 
     def version(name: str) -> str:
-        if name == package:
+        if name in packages:
             raise requirements.PackageNotFoundError(name)
         return str(version_of(name))
 
     requirements._version = version
-    sys.modules[package] = None  # type: ignore[assignment]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
         yield
     finally:
         requirements._version = version_of
-        del sys.modules[package]
+        for package in absent:
+            del sys.modules[package]
 
 
 def _start_gpu() -> None:

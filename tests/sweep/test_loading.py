@@ -13,6 +13,7 @@ import pytest
 from sweep.loading import wants_gpu
 
 LIBRARIES = ["torch", "transformers", "pytorch_lightning"]
+UNUSED = ["matplotlib", "scipy", "torchaudio", "torchvision"]
 PROGRAM = """
 import gc, json, sys
 from importlib.metadata import version
@@ -21,13 +22,15 @@ from sweep.loading import load_libraries
 gc.{state}()
 load_libraries()
 load_libraries()
+import transformers
 from torchmetrics.utilities.imports import _MATPLOTLIB_AVAILABLE
 found = {{
     "collected": gc.isenabled(),
     "frozen": gc.get_freeze_count() > 10_000,
     "loaded": [name for name in sys.argv[1:] if name in sys.modules],
     "drawing": "matplotlib" in sys.modules or bool(_MATPLOTLIB_AVAILABLE),
-    "there": find_spec("matplotlib") is not None and version("matplotlib"),
+    "models": "transformers.models.auto.modeling_auto" in sys.modules,
+    "there": [find_spec(name) is not None and version(name) for name in {unused}],
 }}
 print(json.dumps(found))
 """
@@ -35,14 +38,15 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("state", ["enable", "disable"])
 def test_what_no_trial_needs_is_left_out(state: str, tmp_path: Path) -> None:
-    """Where it is installed: a package of that name, which must not be loaded."""
-    for name, file, text in (
-        ("matplotlib", "__init__.py", "raise RuntimeError('it has been loaded')"),
-        ("matplotlib-3.9.dist-info", "METADATA", "Name: matplotlib\nVersion: 3.9\n"),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text(text)
-    program = PROGRAM.format(state=state)
+    """Where it is installed: packages of those names, which must not be loaded."""
+    for package in UNUSED:
+        for name, file, text in (
+            (package, "__init__.py", f"raise RuntimeError('{package} has been loaded')"),
+            (f"{package}-3.9.dist-info", "METADATA", f"Name: {package}\nVersion: 3.9\n"),
+        ):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / file).write_text(text)
+    program = PROGRAM.format(state=state, unused=UNUSED)
     command = [sys.executable, "-c", program, *LIBRARIES]
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path}
@@ -53,7 +57,8 @@ def test_what_no_trial_needs_is_left_out(state: str, tmp_path: Path) -> None:
         "frozen": True,
         "loaded": LIBRARIES,
         "drawing": False,
-        "there": "3.9",
+        "models": False,
+        "there": ["3.9"] * len(UNUSED),
     }
 
 
