@@ -18,6 +18,7 @@ from rich.table import Table
 from slicewise.errors import SlicewiseError
 from sweep.console import exit_code_of
 from sweep.study.attributes import FINISHED, STOPPED
+from sweep.study.copying import copy_study
 from sweep.study.places import study_folder
 from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan, write_plan
 from sweep.study.presence import seems_swept, working_sweeps
@@ -85,15 +86,12 @@ def copy(name: str, storage_url: str, target_url: str) -> None:
     study = find_study(name, storage_url)
     target = open_storage(absolute_url(target_url))
     try:
-        optuna.copy_study(
-            from_study_name=study.study_name, from_storage=study._storage, to_storage=target
-        )
+        copied = copy_study(study, target, study.study_name)
     except DuplicatedStudyError as error:
         raise SlicewiseError(
             f"--to={target_url}: study={study.study_name} is in it already; remove that first: "
             f"python -m sweep.studies --remove {study.study_name} --storage {target_url}"
         ) from error
-    copied = load_study(study.study_name, target)
     plan = read_plan(study)
     # From there the way to the folder is another.
     plan.directory, plan.beside_storage = str(study_folder(study)), None

@@ -34,6 +34,7 @@ from sweep.command_line import study_override
 from sweep.overrides import override_text
 from sweep.study.attributes import ERAS, FINISHED, IDENTITY, STOPPED
 from sweep.study.compose import TrialComposer
+from sweep.study.copying import copy_study
 from sweep.study.dimension import Dimension, described, number_for, same_value, stored_forms
 from sweep.study.identity import (
     DECIDES,
@@ -388,7 +389,7 @@ def _made_anew(
                     changed.params[key] = number_for(held, trial.params[key])
         return changed
 
-    _copy_study(study, storage, copied, anew)
+    copy_study(study, storage, copied, anew).set_user_attr(_WHOLE, True)
     _finish(storage, name)
     return optuna.load_study(study_name=name, storage=storage)
 
@@ -403,37 +404,8 @@ def _finish(storage: BaseStorage, name: str) -> None:
     if found.user_attrs.get(_WHOLE):
         if name in names:
             optuna.delete_study(study_name=name, storage=storage)
-        _copy_study(found, storage, name, lambda trial: trial)
+        copy_study(found, storage, name, but=(_WHOLE,))
     optuna.delete_study(study_name=copied, storage=storage)
-
-
-def _copy_study(
-    study: optuna.Study,
-    storage: BaseStorage,
-    name: str,
-    changed: Callable[[FrozenTrial], FrozenTrial],
-) -> None:
-    """Copies a study within its storage, as `optuna.copy_study`, with each trial changed."""
-    new = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
-    for key, value in study.user_attrs.items():
-        if key != _WHOLE:
-            new.set_user_attr(key, value)
-    for trial in study.get_trials(deepcopy=False):
-        new.add_trial(changed(trial))
-    identifiers = {
-        f"dashboard:{old._trial_id}:": f"dashboard:{copied._trial_id}:"
-        for old, copied in zip(study.get_trials(False), new.get_trials(False), strict=True)
-    }
-    attributes = storage.get_study_system_attrs(study._study_id)
-    for key, value in attributes.items():
-        if ":parent:" in key:
-            # Genetic samplers keep trials there by identifiers, and find them again.
-            continue
-        prefix = next((old for old in identifiers if key.startswith(old)), "")
-        key = identifiers.get(prefix, "") + key.removeprefix(prefix)
-        storage.set_study_system_attr(new._study_id, key, value)
-    if name == _COPY.format(study.study_name):
-        new.set_user_attr(_WHOLE, True)
 
 
 def _differs(trial: FrozenTrial, space: SearchSpace) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna_dashboard import get_note, save_note
 
 from sweep import studies, watch
 from sweep.study.presence import SWEEP_HEARTBEAT_SECONDS, Presence, own_heartbeat
@@ -97,11 +98,22 @@ def test_it_copies_a_study_to_another_storage(
     study: optuna.Study, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = "journal:///multirun/studies.log"
+    save_note(study, "Mine.")
+    for trial in study.trials:
+        save_note(optuna.Trial(study, trial._trial_id), f"Of trial {trial.number}.")
+    # In the copy, other trials have the identifiers that these have here.
+    optuna.create_study(study_name="first", storage=open_storage(target)).add_trials(
+        study.trials[:5]
+    )
     assert studies.main(["--copy", "mine", "--to", target]) == 0
     copied = optuna.load_study(study_name="mine", storage=open_storage(target))
     assert [(t.number, t.state, t.params, t.values) for t in copied.trials] == [
         (t.number, t.state, t.params, t.values) for t in study.trials
     ]
+    assert get_note(copied) == "Mine."
+    for trial in copied.trials:
+        note = get_note(optuna.Trial(copied, trial._trial_id))
+        assert note == f"Of trial {trial.number}."
     assert watch.main(["mine", "--storage", target, "--once"]) == 0
     assert studies.main(["--copy", "mine", "--to", target]) == 1
     assert "study=mine is in it already; remove that first" in capsys.readouterr().err
