@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import sys
+import threading
+from typing import TYPE_CHECKING, NoReturn
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import exit_code_of
 from sweep.passwords import without_password
 from sweep.study.plan import DEFAULT_STORAGE
 
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+# How long the server waits, when it is ended, for the note that is being written.
+_LAST_NOTE_SECONDS = 10.0
+
 
 def serve(storage_url: str, host: str, port: int) -> None:
-    """Serves the dashboard until the process is ended.
+    """Serves the dashboard until the process is ended, and keeps its notes and pictures fresh.
 
     Raises:
         SlicewiseError: There is no such storage, or the port is taken.
     """
     from optuna_dashboard import run_server
 
+    from sweep.study.shared import quiet_optuna
     from sweep.study.storage import absolute_url, existing_file, open_storage
 
+    quiet_optuna()
     existing_file(storage_url)
     storage = open_storage(absolute_url(storage_url))
     _check_port(host, port)
@@ -29,7 +40,16 @@ def serve(storage_url: str, host: str, port: int) -> None:
         f"Dashboard of {without_password(storage_url)}: http://{host}:{port}/  (Ctrl-C ends it)",
         flush=True,
     )
-    run_server(storage, host=host, port=port)
+    ended = threading.Event()
+    arguments = (storage, storage_url, ended)
+    notes = threading.Thread(target=_keep_notes, args=arguments, name="notes", daemon=True)
+    notes.start()
+    try:
+        run_server(storage, host=host, port=port)
+    finally:
+        # Half a note would pass for one that somebody has changed.
+        ended.set()
+        notes.join(_LAST_NOTE_SECONDS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port (default: %(default)s)")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         serve(options.storage, options.host, options.port)
     except KeyboardInterrupt:
@@ -48,6 +69,17 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         return exit_code_of(error)
     return 0
+
+
+def _keep_notes(storage: BaseStorage, storage_url: str, ended: threading.Event) -> None:
+    # Takes a second to load, which the server need not wait for.
+    from sweep.report.upkeep import Upkeep
+
+    Upkeep(storage, storage_url, ended).keep_fresh()
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _check_port(host: str, port: int) -> None:

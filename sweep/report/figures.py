@@ -9,7 +9,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +38,8 @@ from sweep.view.words import in_words, listed, metric_shown, point
 
 log = logging.getLogger(__name__)
 
+Painter = Callable[[Material], Iterator[Picture]]
+
 # From low to high: told apart by the colour-blind, and seen on white as on black.
 _SCALE = [[0.0, BLUE], [1.0, ORANGE]]
 _SERIES = (BLUE, ORANGE, GREEN, PURPLE)
@@ -54,18 +56,15 @@ _LINES = 300
 _SLICED_KEYS = 12
 
 
-def draw(material: Material) -> list[Picture]:
-    """All pictures that the study has the trials for."""
+def draw(material: Material, painters: Iterable[Painter] | None = None) -> list[Picture]:
+    """Pictures that the study has the trials for.
+
+    Args:
+        material: The study.
+        painters: Of which; None: all.
+    """
     pictures: list[Picture] = []
-    for painter in (
-        _curves,
-        _sizes,
-        _fronts,
-        _importances,
-        _parallels,
-        _slices,
-        _timeline,
-    ):
+    for painter in _PAINTERS if painters is None else painters:
         try:
             pictures += painter(material)
         except (ValueError, RuntimeError, OptunaError) as error:
@@ -442,3 +441,15 @@ def _described(trial: TrialMaterial) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+# What one chooses a student by.
+FRONTS: tuple[Painter, ...] = (_sizes, _fronts)
+_PAINTERS: tuple[Painter, ...] = (
+    _curves,
+    *FRONTS,
+    _importances,
+    _parallels,
+    _slices,
+    _timeline,
+)

@@ -41,7 +41,8 @@ class Links:
     count: int
 
 
-def _question(material: Material) -> Values:
+def question(material: Material) -> Values:
+    """What is sought, where, and by whom."""
     config, application = material.shared, material.application
     goals = [
         f"{direction.name.lower()} {name}"
@@ -222,11 +223,12 @@ def _counted(values: dict[str, int]) -> str:
     return "; ".join(f"{value} ({n} trials)" for value, n in values.items())
 
 
-def _commands(material: Material) -> Values:
+def commands(material: Material) -> Values:
+    """The commands that go on from here, those that there are."""
     name, url = material.name, material.storage_url
     rerun = None
     if material.best is not None:
-        rerun = rerun_command(material.best.directory, _working_directory(material))
+        rerun = rerun_command(material.best.directory, working_directory(material))
     return {
         "again": material.plan.command,
         "rerun": rerun,
@@ -235,7 +237,7 @@ def _commands(material: Material) -> Values:
     }
 
 
-def _working_directory(material: Material) -> Path:
+def working_directory(material: Material) -> Path:
     """Where the sweep was started; of one that has been moved, what holds multirun/<study>."""
     started_in = material.plan.started_in
     if started_in is not None and material.directory.is_relative_to(started_in):
@@ -244,7 +246,7 @@ def _working_directory(material: Material) -> Path:
 
 
 SECTIONS: tuple[Section[Material], ...] = (
-    Section("question", "The question", "question", _question),
+    Section("question", "The question", "question", question),
     Section("answer", "The answer", "answer", _answer),
     Section("leaderboard", "Leaderboard", "leaderboard", _leaderboard),
     Section("curves", "Learning curves", "pictures"),
@@ -254,7 +256,7 @@ SECTIONS: tuple[Section[Material], ...] = (
     Section("timeline", "Who ran what, and when", "pictures"),
     Section("failures", "Failures", "failures", _failures),
     Section("versions", "Versions and hardware", "versions", _versions),
-    Section("commands", "Commands", "commands", _commands),
+    Section("commands", "Commands", "commands", commands),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,32 @@ def test_names_that_look_like_code_are_shown_and_not_run(chrome: Any, tmp_path: 
     assert [url for url in page.requests if url.startswith("file:")] == [page.page.url]
 
 
-def test_the_dashboard_shows_the_study(chrome: Any, home: Path, study: optuna.Study) -> None:
-    port = free_port()
-    with serving(home, port=port):
+def test_the_dashboard_is_the_home_of_a_study(chrome: Any, home: Path, study: optuna.Study) -> None:
+    best = study.best_trial
+    with serving(home, port=(port := free_port())) as ask:
         page = Page(chrome, f"http://127.0.0.1:{port}/dashboard")
         page.page.get_by_text("mine").first.wait_for(timeout=30_000)
         assert page.complaints == []
         page.page.get_by_text("mine").first.click()
-        best = page.page.get_by_text(f"number={study.best_trial.number}")
-        best.first.wait_for(timeout=30_000)
+        page.page.get_by_text(f"number={best.number}").first.wait_for(timeout=30_000)
+        picture = page.page.locator(".gtitle", has_text="Loss against parameters")
+        picture.wait_for(timeout=30_000)
+        assert page.complaints == []
+        deadline = time.monotonic() + 30
+        while not ask("/api/studies/1")["trials"][best.number]["note"]["body"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        page.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
+        page.page.get_by_text("Question:").wait_for(timeout=30_000)
+        assert "python -m sweep -m student.qkv_layers=1,2,4" in page.page.inner_text("main pre")
+        table = page.page.locator("table", has_text="x baseline")
+        assert table.locator("a").first.inner_text() == str(best.number)
+        # What nobody is to read.
+        assert "sweep.dashboard " not in page.page.inner_text("main").replace("-m sweep.dash", "")
+        table.locator("a").first.click()
+        page.page.get_by_text(str(home / "multirun/mine" / str(best.number))).first.wait_for()
+        said = page.page.inner_text("main")
+        assert f"Trial {best.number} " in said
+        assert "smaller is better" in said
+        assert f"python -m sweep.rerun multirun/mine/{best.number}" in said
         assert page.complaints == []
