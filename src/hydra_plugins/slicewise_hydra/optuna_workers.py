@@ -101,6 +101,18 @@ class RegretBoundConfig(StopConfig):
     min_trials: Any = 20
 
 
+@dataclass
+class AutoSamplerConfig:
+    """https://hub.optuna.org/samplers/auto_sampler/"""
+
+    _target_: str = "sweep.study.auto.auto_sampler"
+    # The commit of OptunaHub's registry whose code is run.
+    ref: str = "ee680199100edbd95e0000eb20696c3ec5505973"
+    # The folder `package` of a copy of that registry; null: fetched once.
+    registry: Any = None
+    seed: Any = None
+
+
 # Merged into what `hydra/sweeper/sampler=NAME` of the official plugin has, where this sweeper is
 # chosen: Optuna's own defaults, where the plugin has others. The official sweeper keeps its.
 _OPTUNAS_DEFAULTS = {
@@ -223,6 +235,7 @@ class OptunaWorkersSweeper(Sweeper):
 def _register() -> None:
     store = ConfigStore.instance()
     store.store("optuna_workers", OptunaWorkersConf, "hydra/sweeper", provider="slicewise")
+    store.store("auto", AutoSamplerConfig, "hydra/sweeper/sampler", provider="slicewise")
     pruners = {
         "none": NopPrunerConfig,
         "median": MedianPrunerConfig,
