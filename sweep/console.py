@@ -30,6 +30,8 @@ from sweep.command_line import help_command
 MISTAKE = 1
 INTERRUPTED = 130
 _GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
+# OmegaConf's words for it, of a plain node and of one that has a class.
+_NO_KEY = re.compile(r"Key '.*' (is not in struct|not in '\w+')")
 _LEXER = "LexerNoViableAltException: "
 # Hydra's modules that read flags, make folders, and choose options of groups.
 _HYDRAS_FLAGS = "hydra._internal.utils"
@@ -119,7 +121,7 @@ def _unknown_option(error: MissingConfigException) -> str:
 def _unknown_key(error: BaseException) -> str | None:
     """Hydra names an unknown key but not the known ones."""
     cause = error.__cause__
-    if not isinstance(cause, OmegaConfBaseException) or "is not in struct" not in str(cause):
+    if not isinstance(cause, OmegaConfBaseException) or not _NO_KEY.search(str(cause)):
         return None
     parent = cause.parent_node
     if not isinstance(parent, Container):
@@ -135,7 +137,8 @@ def _unknown_key(error: BaseException) -> str | None:
     value = text.partition("=")[2]
     hint = _of_some_options(text, group)
     hint = hint or _did_you_mean(key, known, f"{above}{{}}={value}")
-    return f"{text}: there is no such key: allowed: {allowed}{hint}\n{_see_all()}"
+    part = "hydra" if group.startswith("hydra.") else "job"
+    return f"{text}: there is no such key: allowed: {allowed}{hint}\n{_see_all(part)}"
 
 
 def _of_some_options(text: str, group: str) -> str:
@@ -205,8 +208,8 @@ def _choose(key: str) -> str:
     return f"{key}: missing; choose one of {group}=..., see {help_command()} --help"
 
 
-def _see_all() -> str:
-    return f"See all of them: {help_command()} --cfg job"
+def _see_all(part: str = "job") -> str:
+    return f"See all of them: {help_command()} --cfg {part}"
 
 
 def _read(arguments: Sequence[str]) -> list[Override]:

@@ -60,7 +60,7 @@ def read_point(arguments: Sequence[str], space: SearchSpace) -> Point:
     Raises:
         SlicewiseError: One is none, or lies outside the space.
     """
-    point = {}
+    point: dict[str, Any] = {}
     for argument in arguments:
         try:
             [override] = OverridesParser.create().parse_overrides([argument])
@@ -70,7 +70,10 @@ def read_point(arguments: Sequence[str], space: SearchSpace) -> Point:
         if override.is_sweep_override() or override.is_delete() or override.is_list_extend():
             raise ArgumentError(key, override.get_value_string(), "one value")
         element: Any = override._value
-        point.update(_checked(key, stored_forms(element, element_text(element)), argument, space))
+        given = _checked(key, stored_forms(element, element_text(element)), argument, space)
+        if given.keys() & point.keys():
+            raise ArgumentError(key, override.get_value_string(), "one value; it has two")
+        point.update(given)
     return point
 
 

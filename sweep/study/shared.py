@@ -271,6 +271,11 @@ class SharedStudy:
         stopped = self.study.user_attrs.get(STOPPED) or {}
         return stopped["reason"] if stopped.get("rule") == self._rule[1] else None
 
+    def forget_other_rules(self) -> None:
+        """Takes back that another rule has stopped the study, which goes on under this one."""
+        if self.study.user_attrs.get(STOPPED) and self.reason_to_stop() is None:
+            self.study.set_user_attr(STOPPED, None)
+
     def _judge(self) -> None:
         """Has the stopping rule look at what has ended since; it may take a second, so unlocked."""
         if self._rule is None or self.reason_to_stop() is not None:

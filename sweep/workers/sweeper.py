@@ -240,6 +240,7 @@ def sweep(
     write_plan(study, plan)
     learning = LearningStudy(name, opened, new_sampler(sampler_node, space, n_trials))
     shared = SharedStudy(learning, opened, directory, space, budget, config, (rule, stop_node))
+    shared.forget_other_rules()
     rest = shared.rest()
     if rest in (Rest.BUDGET, Rest.EXHAUSTED):
         log.info("Study %s is finished: %s", name, rest.value)

@@ -16,7 +16,8 @@ from optuna.trial import TrialState, create_trial
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep import enqueue
 from sweep.study import points, warm_start
-from sweep.study.attributes import IDENTITY
+from sweep.study.attributes import IDENTITY, STOPPED
+from sweep.study.plan import Plan, write_plan
 from sweep.study.samplers import LearningStudy, new_sampler, sampler_of_trial
 from sweep.study.shared import Budget, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
@@ -97,6 +98,8 @@ REFUSED = [
     (["--csv", "empty.csv"], "--csv=empty.csv: allowed: a CSV file with a row of keys"),
     (["--csv", "bad.csv"], "bad.csv, row 3: optimizer.lr=7: allowed:"),
     (["--csv", "long.csv"], "long.csv, row 2: allowed: 1 cells, not 2"),
+    (["--csv", "twice.csv"], "twice.csv, row 2: optimizer.lr=0.06: allowed: one value; it has two"),
+    (["optimizer.lr=0.05", "optimizer.lr=0.06"], "optimizer.lr=0.06: allowed: one value"),
     (["--best", "2"], "--best N and --from STUDY belong together"),
     (["--best", "0", "--from", "a"], "--best=0: allowed: an integer of at least 1"),
     (["--best", "1", "--from", "nobody"], "study=nobody: there is no such study"),
@@ -114,12 +117,28 @@ def test_what_is_no_point_is_refused_in_one_line_and_nothing_waits(
 ) -> None:
     (folder / "empty.csv").touch()
     (folder / "bad.csv").write_text("optimizer.lr\n0.05\n7\n")
+    (folder / "twice.csv").write_text("optimizer.lr,optimizer.lr\n0.05,0.06\n")
     (folder / "long.csv").write_text("optimizer.lr\n0.05,2\n")
     assert enqueue.main(["a", *arguments]) == 1
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
     assert waiting("a") == []
+
+
+def test_where_a_rule_has_ended_the_study_it_says_how_to_go_on_all_the_same(
+    study: optuna.Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "hydra/sweeper/stop=no_better hydra.sweeper.stop.trials=3"
+    command = f"python -m sweep -m 'optimizer.lr=interval(0.1,1)' {rule} study=a"
+    write_plan(study, Plan(n_trials=9, command=command))
+    study.set_user_attr(STOPPED, {"rule": {}, "reason": "no better for 3 trials"})
+    assert enqueue.main(["a", "optimizer.lr=0.05"]) == 0
+    said = capsys.readouterr().out
+    assert "A rule has ended the study: no better for 3 trials." in said
+    # Without what only that rule has.
+    going_on = "python -m sweep -m 'optimizer.lr=interval(0.1,1)' study=a hydra/sweeper/stop=none"
+    assert said.splitlines()[-1].endswith(going_on)
 
 
 def learning(storage: BaseStorage, others: list[optuna.Study], space: SearchSpace) -> Any:

@@ -20,6 +20,13 @@ MISTAKES = [
     ("student.qkv_layer=2", "student.qkv_layer=2: there is no such key: allowed: student._target_"),
     ("+student.depth=2", "student.depth=2: allowed: the arguments input_dim, num_attention_heads"),
     ("colour=red", "colour=red: there is no such key: allowed: hydra, study, seed"),
+    ("hydra.run.dirr=x", "hydra.run.dirr=x: there is no such key: allowed: hydra.run.dir"),
+    (
+        "--multirun hydra/sweeper/stop=no_better hydra.sweeper.stop.trails=3",
+        "hydra.sweeper.stop.trails=3: there is no such key: allowed: hydra.sweeper.stop._target_, "
+        "hydra.sweeper.stop.trials\nDid you mean hydra.sweeper.stop.trials=3?\n"
+        "See all of them: python -m sweep --cfg hydra",
+    ),
     ("teacher.first_layer=3", "teacher.first_layer=3: allowed: 0 to 2"),
     ("teacher.num_layers=4", "teacher.num_layers=4: allowed: 1 to 3"),
     ("teacher=robert", "teacher=robert: allowed: bert_base, minilm, random_bert"),

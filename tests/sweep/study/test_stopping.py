@@ -98,6 +98,11 @@ def test_the_reason_is_kept_and_another_rule_goes_on() -> None:
     }
     assert opened({**NO_BETTER, "trials": 7}, storage).rest() is None
     assert opened({"_target_": "sweep.study.stopping.Never"}, storage).rest() is None
+    again.forget_other_rules()
+    assert again.rest() is Rest.RULE
+    # It is no longer what ended the study.
+    opened({**NO_BETTER, "trials": 7}, storage).forget_other_rules()
+    assert again.study.user_attrs[STOPPED] is None
 
 
 def test_optunas_bound_ends_a_study_that_has_little_to_gain() -> None:
