@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 # system may show a sign a minute late.
 _GRACE_SECONDS = 75
 _SIGN_SECONDS = 5.0
+# Bytes of a file's end in which its last line is looked for.
+_TAILS = (4096, 1 << 20)
 
 
 def open_journal(path: Path, url: str) -> BaseStorage:
@@ -90,13 +93,15 @@ class _Journal(JournalFileBackend):
     """Optuna's, which survives whoever dies in the middle of a record."""
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        number = log_number_from
         try:
-            yield from super().read_logs(log_number_from)
+            for record in super().read_logs(log_number_from):
+                number += 1
+                self._check(record, number)
+                yield record
         except ValueError as error:
-            raise SlicewiseError(
-                f"{self._file_path} is damaged: {error}; what stands before it can be kept by "
-                "cutting the file there"
-            ) from error
+            # JSON's decoder: of the line after the last that it gave.
+            raise self._damaged(number + 1) from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """As Optuna's, after what a record was cut off of has been taken away.
@@ -106,6 +111,7 @@ class _Journal(JournalFileBackend):
         lines = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in logs)
         with get_lock_file(self._lock), open(self._file_path, "r+b") as file:
             self._take_away_remains(file)
+            self._check_last(file)
             file.write(lines.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -130,3 +136,41 @@ class _Journal(JournalFileBackend):
             )
             file.truncate(whole)
         file.seek(0, os.SEEK_END)
+
+    def _check_last(self, file: Any) -> None:
+        """Refuses to write after a whole line that is no record, which Optuna reads past.
+
+        To who reads while others write it may be one that is not there yet; here nobody writes.
+        """
+        end = file.seek(0, os.SEEK_END)
+        lines: list[bytes] = []
+        for length in _TAILS:
+            file.seek(max(0, end - length))
+            lines = file.read().splitlines()
+            if len(lines) > 1 or length >= end:
+                break
+        else:
+            # So long a record is one of Optuna's.
+            return
+        if not lines:
+            return
+        try:
+            self._check(json.loads(lines[-1]), None)
+        except ValueError:
+            raise self._damaged(None) from None
+
+    def _check(self, record: Any, line: int | None) -> None:
+        if not isinstance(record, dict) or "op_code" not in record:
+            raise self._damaged(line)
+
+    def _damaged(self, line: int | None) -> SlicewiseError:
+        path = self._file_path
+        if line is None:
+            return SlicewiseError(
+                f"{path} is damaged: its last line is no record of a study; nothing is written"
+            )
+        keep = shlex.join(["head", "-n", str(line - 1), path])
+        return SlicewiseError(
+            f"{path} is damaged: line {line} is no record of a study; what stands before it can "
+            f"be kept: {keep} > repaired.log"
+        )

@@ -47,12 +47,26 @@ def test_cut_in_the_middle_of_a_record_it_goes_on_with_all_whole_ones(
     assert [trial.values for trial in last if trial.values] == [*kept, [7.0]]
 
 
-def test_one_that_is_damaged_elsewhere_is_one_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"gar", b"5", b'{"a": 1}', b'{"op_code": 4, "work', b"\0\0"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_that_is_damaged_elsewhere_is_one_message(
+    tmp_path: Path, line: bytes, place: int
+) -> None:
     path = tmp_path / "s.log"
-    optuna.create_study(study_name="s", storage=open_storage(f"journal:///{path}")).ask()
-    path.write_bytes(b"gar\n" + path.read_bytes())
-    with pytest.raises(SlicewiseError, match=r"s\.log is damaged: "):
-        open_storage(f"journal:///{path}")
+    url = f"journal:///{path}"
+    optuna.create_study(study_name="s", storage=open_storage(url)).ask()
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 2
+    path.write_bytes(b"\n".join([*lines[:place], line, *lines[place:], b""]))
+    damaged = path.read_bytes()
+    with pytest.raises(SlicewiseError, match=r"s\.log is damaged: ") as raised:
+        optuna.create_study(study_name="other", storage=open_storage(url))
+    assert path.read_bytes() == damaged
+    if f"line {place + 1} is no record" in str(raised.value):
+        assert f"head -n {place} {path}" in str(raised.value)
+    else:
+        assert place == 2
+        assert "its last line is no record" in str(raised.value)
 
 
 def test_processes_share_it_to_the_trial(tmp_path: Path) -> None:
