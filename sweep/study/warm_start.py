@@ -24,7 +24,8 @@ _LEARN_NOTHING = (RandomSampler, QMCSampler, BaseGASampler, CmaEsSampler)
 
 def trials_of(
     others: Sequence[optuna.Study],
-    study: optuna.Study,
+    metrics: Sequence[str] | None,
+    directions: Sequence[str],
     space: SearchSpace,
     config: DictConfig,
     is_group: Callable[[str], bool],
@@ -35,7 +36,8 @@ def trials_of(
 
     Args:
         others: The studies.
-        study: The one that is to learn.
+        metrics: What the values are called of the study that is to learn; None: they have no names.
+        directions: Its directions, `minimize` or `maximize`.
         space: What it searches.
         config: The sweep's configuration.
         is_group: Whether a key is a config group.
@@ -45,8 +47,9 @@ def trials_of(
     """
     found: list[FrozenTrial] = []
     for other in others:
-        if (other.metric_names, other.directions) != (study.metric_names, study.directions):
-            what = ", ".join(study.metric_names or ["as many values"])
+        sought = [direction.name.lower() for direction in other.directions]
+        if other.metric_names != metrics or sought != list(directions):
+            what = ", ".join(metrics or ["as many values"])
             allowed = f"a study that measures {what}, in the same directions"
             raise ArgumentError(KEY, other.study_name, allowed)
         trials = other.get_trials(deepcopy=False, states=FINISHED)

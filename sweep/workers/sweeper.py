@@ -205,6 +205,12 @@ def sweep(
     composer = TrialComposer(config, hydra_context, _pinned(space, directory, own_name))
     composer.check()
     check_folders(composer, space)
+    if name in names:
+        raise ArgumentError("hydra.sweeper.warm_start", name, "another study")
+    others = [find_study(other, _storage_beside(other, url)) for other in names]
+    if metrics is not None:
+        # What is refused leaves nothing of this study.
+        trials_of(others, metrics, directions, space, config, _group_of(hydra_context))
     _make_folder(directory)
     opened = open_storage(url)
     # Workers ask with samplers of their own, of the space as the study has it.
@@ -217,10 +223,7 @@ def sweep(
     )
     if metrics is not None:
         _name_values(study, metrics, with_hints=application is None)
-    if name in names:
-        raise ArgumentError("hydra.sweeper.warm_start", name, "another study")
-    others = [find_study(other, _storage_beside(other, url)) for other in names]
-    warm = trials_of(others, study, space, config, is_group)
+    warm = trials_of(others, study.metric_names, directions, space, config, is_group)
     add_points(study, opened, directory, space, points)
     if application is None:
         command = command_of_study(name)

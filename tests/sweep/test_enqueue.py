@@ -145,7 +145,8 @@ def learning(storage: BaseStorage, others: list[optuna.Study], space: SearchSpac
     study = optuna.create_study(study_name="new", storage=storage)
     study.set_metric_names(["valid_l1"])
     config = OmegaConf.create({"optimizer": {"lr": 0.001}})
-    warm = warm_start.trials_of(others, study, space, config, lambda key: False)
+    names, sought = ["valid_l1"], ["minimize"]
+    warm = warm_start.trials_of(others, names, sought, space, config, lambda key: False)
     node = {"_target_": "optuna.samplers.TPESampler", "seed": 3}
     sampler = new_sampler(node, space, 4, warm)
     return LearningStudy("new", storage, sampler, optuna.pruners.MedianPruner())
@@ -182,6 +183,12 @@ def test_a_warm_start_of_another_space_is_refused(folder: Path, sweep: Sweep) ->
     several = optuna.create_study(directions=["minimize", "minimize"])
     with pytest.raises(ArgumentError, match="a study that measures valid_l1"):
         learning(open_storage("sqlite:///other.db"), [several], space)
+    for name in ("other", "nobody", "mine"):
+        warm = f"hydra.sweeper.warm_start=[{name}]"
+        assert sweep("-m", "study=mine", "student.rank=1,2", "student=low_rank", warm) == 1
+    # Nothing is left of a study that was refused.
+    assert "mine" not in optuna.get_all_study_names(URL)
+    assert not (folder / "multirun/mine").exists()
 
 
 @pytest.mark.parametrize(
