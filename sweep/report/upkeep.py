@@ -128,9 +128,14 @@ def _keep_note(
         kept: The study's system attributes.
         again: Whether also over another of ours.
     """
-    there = get_note_from_system_attrs(kept, trial_id)
-    is_ours = there["version"] == 0 or (again and is_signed(there["body"]))
-    if is_ours and there["body"] != note:
+
+    def is_ours(attributes: Mapping[str, Any]) -> bool:
+        there = get_note_from_system_attrs(attributes, trial_id)
+        unchanged = there["version"] == 0 or (again and is_signed(there["body"]))
+        return unchanged and there["body"] != note
+
+    # Once more before it is written: somebody may have edited it while others were.
+    if is_ours(kept) and is_ours(study._storage.get_study_system_attrs(study._study_id)):
         save_note(study if trial_id is None else optuna.Trial(study, trial_id), note)
 
 
