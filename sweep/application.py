@@ -59,6 +59,8 @@ def run_fit(config: DictConfig, fitted_by: str) -> Any:
     """
     from sweep.ranks.placement import Placement
     from sweep.trial.run import run_trial
+    from sweep.trial.seeds import averaged
+    from sweep.trial.settings import seeds_of
 
     if started_by_torchrun():
         from sweep.ranks.torchrun import fit
@@ -67,7 +69,7 @@ def run_fit(config: DictConfig, fitted_by: str) -> Any:
     else:
         load_libraries(wants_gpu(config.get("trainer") or {}))
         fit = get_method(fitted_by)
-    return run_trial(config, fit, fitted_by)
+    return run_trial(config, averaged(fit, seeds_of(config)), fitted_by)
 
 
 def rehearse(config: DictConfig) -> None:

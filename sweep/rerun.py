@@ -65,7 +65,7 @@ class Comparison:
     def within(self, tolerance: float) -> bool:
         """Whether no value differs by more than a share of the original's."""
         return all(
-            abs(self.after[name] - before) <= tolerance * abs(before)
+            name in self.after and abs(self.after[name] - before) <= tolerance * abs(before)
             for name, before in self.before.items()
         )
 
@@ -90,7 +90,7 @@ def rerun(directory: Path) -> Comparison:
     torch.set_num_threads(original.threads)
     target = _new_directory(trial)
     repeated = _run(trial, target, original.precision)
-    before, after = {loss: getattr(original, loss)}, {loss: getattr(repeated, loss)}
+    before, after = _compared(original, loss), _compared(repeated, loss)
     return Comparison(before, after, _changes(original, repeated), target)
 
 
@@ -260,6 +260,12 @@ def _is_compared(package: str, before: Record, after: Record) -> bool:
 def _loss_of(record: TrialRecord) -> str:
     """What a trial is compared by."""
     return "valid_l1" if record.damage is None else "damage"
+
+
+def _compared(record: TrialRecord, loss: str) -> dict[str, float]:
+    """What a trial came to: its loss, and where that is a mean, what each seed came to."""
+    seeds = {f"seed {seed}": values[0] for seed, values in (record.seeds or {}).items() if values}
+    return {loss: getattr(record, loss), **seeds}
 
 
 def _searched(trial: Path) -> list[str]:

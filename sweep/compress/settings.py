@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slicewise.arguments import check_integers
 from slicewise.errors import ArgumentError, SlicewiseError
-from sweep.trial.settings import FitSettings, Node
+from sweep.trial.settings import FitSettings, Node, seeds_of
 
 Section = TypeVar("Section")
 # Types, for people.
@@ -138,6 +138,9 @@ class CompressSettings(FitSettings):
         _at_least(16, "evaluate", texts=evaluate.texts)
         if library.keep not in ("front", "all", "none"):
             raise ArgumentError("library.keep", library.keep, "front, all, none")
+        if seeds_of(config):
+            given = f"[{','.join(map(str, seeds_of(config)))}]"
+            raise ArgumentError("objective.seeds", given, "null: candidates are not averaged")
         return {
             "study": str(config.study),
             "budget": _budget(config),

@@ -25,7 +25,7 @@ from sweep.study.places import trial_folder
 from sweep.study.plan import Plan, read_plan
 from sweep.study.presence import Heartbeat, read_heartbeats
 from sweep.trial.metrics import METRICS_NAME, Metrics
-from sweep.trial.record import RECORD_NAME
+from sweep.trial.record import RECORD_NAME, SEED_FOLDER
 from sweep.view.summary import objective_names, ranked
 
 Curve = list[tuple[int, float]]
@@ -39,7 +39,8 @@ class TrialMaterial:
         trial: As the storage has it.
         directory: Where its files are.
         record: Its trial.json; empty where it cannot be read.
-        curve: What it reported, by step: validation L1 by optimizer step.
+        curve: What it reported, by step: validation L1 by optimizer step; of a trial that is the
+            mean over several seeds, that of the first.
         is_fit: Whether it is this package's own trial, which measures what `Metrics` says.
         on_front: Whether it is on the study's Pareto front; for one direction, whether it is best.
     """
@@ -231,10 +232,13 @@ def _front(study: optuna.Study) -> set[int]:
 
 
 def _read_trial(trial: FrozenTrial, directory: Path, is_fit: bool, on_front: bool) -> TrialMaterial:
-    curve: Curve = sorted(trial.intermediate_values.items())
-    if is_fit:
+    record, curve = _read_record(directory), sorted(trial.intermediate_values.items())
+    if is_fit and record.get("seeds"):
+        # What was reported may be the value of each seed.
+        curve = _read_curve(directory / SEED_FOLDER.format(next(iter(record["seeds"]))))
+    elif is_fit:
         curve = curve or _read_curve(directory)
-    return TrialMaterial(trial, directory, _read_record(directory), curve, is_fit, on_front)
+    return TrialMaterial(trial, directory, record, curve, is_fit, on_front)
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from sweep.study.space import SearchSpace
 from sweep.trust import check_trusted, trusted_targets
 
 KEY = "hydra.sweeper.stop"
+# Of a trial that is a mean; see `sweep.trial.metrics`.
+_DEVIATION = "value_std"
 
 
 class StoppingRule(abc.ABC):
@@ -84,7 +86,8 @@ class RegretBound(StoppingRule):
     trials. A. Makarova et al., Automatic Termination for Hyperparameter Optimization, 2022.
 
     Args:
-        error: Of a value. None: a hundredth of the bound after the first 30 trials.
+        error: Of a value. None: the best trial's deviation over `objective.seeds`, where it has
+            one; else a hundredth of the bound after the first 30 trials.
         min_trials: Complete trials before it judges.
 
     Raises:
@@ -117,15 +120,17 @@ class RegretBound(StoppingRule):
         with warnings.catch_warnings():
             # The module leaves with Optuna 6, which is not installed (pyproject.toml).
             warnings.simplefilter("ignore", FutureWarning)
-            terminator = Terminator(bound, self._error(bound), self.min_trials)
+            error = self._error(bound, study.best_trial)
+            terminator = Terminator(bound, error, self.min_trials)
             if not terminator.should_terminate(study):
                 return None
         gain = bound.evaluate(complete, study.direction)
         return f"the best could gain {gain:.3g} at most, less than the error of a value"
 
-    def _error(self, bound: RegretBoundEvaluator) -> BaseErrorEvaluator:
-        if self.error is not None:
-            return StaticErrorEvaluator(self.error)
+    def _error(self, bound: RegretBoundEvaluator, best: FrozenTrial) -> BaseErrorEvaluator:
+        error = best.user_attrs.get(_DEVIATION) if self.error is None else self.error
+        if error:
+            return StaticErrorEvaluator(error)
         return MedianErrorEvaluator(bound)
 
 

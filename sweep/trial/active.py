@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from optuna.pruners import WilcoxonPruner
 from optuna.trial import Trial
 
 from sweep.trial.outcome import TrialLost
@@ -37,6 +38,11 @@ class ActiveTrial:
         self.params: dict[str, Any] = {}
         self.abandoned = threading.Event()
         self.attributes: dict[str, Any] = {}
+
+    @property
+    def is_pruned_between_seeds(self) -> bool:
+        """Whether the study's pruner compares the fits of different seeds, not steps of a fit."""
+        return False
 
     def check_possession(self) -> None:
         """For before anything is written that another worker may also write.
@@ -100,6 +106,10 @@ class StudyTrial(ActiveTrial):
             moment: By `time.monotonic`, before it was asked.
         """
         self._confirmed = moment
+
+    @property
+    def is_pruned_between_seeds(self) -> bool:
+        return isinstance(self.trial.study.pruner, WilcoxonPruner)
 
     def check_possession(self) -> None:
         self._ask()

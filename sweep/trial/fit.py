@@ -86,7 +86,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
 
     optimizer, scheduler = new_recipe(settings, student)
     final = FinalValidation()
-    callbacks = [final, *_callbacks(settings, directory, active)]
+    callbacks = [final, *_callbacks(settings, task, active)]
     trainer = new_trainer(settings, callbacks, trial.trackers.open(settings.logger), directory)
     check_course(settings, trainer, data)
     best = best_weights(trainer)
@@ -99,7 +99,9 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     steps = settings.steps
     if checkpoint is not None:
         steps = steps.continuing(checkpoint.at_once)
-    targets = shared_targets(settings, teacher, data, trainer, directory, active.in_study)
+    targets = shared_targets(
+        settings, teacher, data, trainer, task.trial_directory, active.in_study
+    )
     with named_within("steps"):
         distiller = new_distiller(
             trainer,
@@ -142,10 +144,10 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     return tuple(record.values or ())
 
 
-def _callbacks(settings: TrialSettings, directory: Path, active: ActiveTrial) -> list[Callback]:
+def _callbacks(settings: TrialSettings, task: Task, active: ActiveTrial) -> list[Callback]:
     callbacks: list[Callback] = [ObeyStudy(active, prunable=settings.objective.is_pruned_by_loss)]
     if active.in_study:
-        callbacks.append(LiveProgress(directory))
+        callbacks.append(LiveProgress(task.trial_directory, part=task.part))
     return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]
 
 

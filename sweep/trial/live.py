@@ -14,6 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from slicewise.distiller import Distiller
 from sweep.trial.pulse import Pulse, remove_pulse
+from sweep.trial.task import Part
 
 
 class LiveProgress(Callback):
@@ -22,11 +23,15 @@ class LiveProgress(Callback):
     Args:
         directory: The trial's.
         every_seconds: Between two writes. Reading the loss waits for the device, so not each step.
+        part: Which of the trial's fits it is.
     """
 
-    def __init__(self, directory: Path, every_seconds: float = 0.5) -> None:
+    def __init__(
+        self, directory: Path, every_seconds: float = 0.5, part: Part | None = None
+    ) -> None:
         self.directory = directory
         self.every_seconds = every_seconds
+        self._part = part or Part(0, 1)
         self._pulse = Pulse(0, None)
         self._began = self._wrote = time.monotonic()
 
@@ -35,7 +40,12 @@ class LiveProgress(Callback):
     ) -> None:
         total = _total_steps(trainer, pl_module)
         self._began = self._wrote = time.monotonic()
-        self._pulse = Pulse(trainer.global_step, int(total) if math.isfinite(total) else None)
+        self._pulse = Pulse(
+            trainer.global_step,
+            int(total) if math.isfinite(total) else None,
+            part=self._part.index,
+            parts=self._part.count,
+        )
         self._write(trainer)
 
     def on_train_batch_end(

@@ -102,6 +102,15 @@ class Metrics:
         better="smaller",
         is_objective=True,
     )
+    # Of the objective, the first where there are several.
+    value_std: float | None = _row(
+        "standard deviation of the objective over objective.seeds",
+        heading="std",
+        format=".2g",
+        better="smaller",
+        is_kept=True,
+        views=("report", "summary", "watch"),
+    )
     # The L1 of the best baseline over `valid_l1`.
     baseline_ratio: float | None = _row(
         "times better than the best baseline",

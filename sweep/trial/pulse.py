@@ -26,6 +26,8 @@ class Pulse:
         steps_per_second: Of late; None before the first.
         seconds: Since this run of the fit began.
         validating: Whether it validates now.
+        part: Which of the trial's fits it is, from 0.
+        parts: How many fits the trial has.
     """
 
     step: int
@@ -34,10 +36,12 @@ class Pulse:
     steps_per_second: float | None = None
     seconds: float = 0.0
     validating: bool = False
+    part: int = 0
+    parts: int = 1
 
     @property
     def fraction(self) -> float | None:
-        """What is done, from 0 to 1; None where there is no saying."""
+        """What is done of this fit, from 0 to 1; None where there is no saying."""
         return min(1.0, self.step / self.total) if self.total else None
 
     def write(self, directory: Path) -> None:

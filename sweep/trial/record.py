@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 _END_OF_STATE = {"COMPLETE": End.COMPLETE, "PRUNED": End.PRUNED, "FAIL": End.FAILED}
 
 RECORD_NAME = "trial.json"
+# Of one fit of a trial that is the mean over several seeds: no trial of its own.
+FIT_RECORD_NAME = "fit.json"
+SEED_FOLDER = "seed_{}"
 STUDENT_FOLDER = "student"
 
 
@@ -51,6 +54,8 @@ class TrialRecord(Metrics):
         precision: Lightning's name of what they computed in.
         git_commit: Of the code, with "-dirty" where it had been changed; None outside git.
         reason: Why the trial failed or stopped.
+        seeds: What the objective came to with each of `objective.seeds`; None: it is one fit.
+        best_seed: The one whose student is the trial's.
     """
 
     study: str
@@ -70,6 +75,8 @@ class TrialRecord(Metrics):
     versions: dict[str, str] = field(default_factory=package_versions)
     git_commit: str | None = field(default_factory=code_commit)
     reason: str | None = None
+    seeds: dict[str, list[float]] | None = None
+    best_seed: int | None = None
 
     @classmethod
     def begin(cls, task: Task, threads: int) -> TrialRecord:
@@ -88,9 +95,9 @@ class TrialRecord(Metrics):
             seconds=0.0,
         )
 
-    def conclude(self, directory: Path) -> None:
+    def conclude(self, directory: Path, name: str = RECORD_NAME) -> None:
         """Writes the record of a trial that has ended; its checkpoint is of no more use."""
-        self.write(directory)
+        self.write(directory, name)
         remove_checkpoint(directory)
 
     def outcome(self) -> Outcome:
@@ -131,23 +138,23 @@ class TrialRecord(Metrics):
         kept = {metric.name: self.get(metric) for metric in METRICS if metric.is_kept}
         return {name: value for name, value in kept.items() if value is not None}
 
-    def write(self, directory: Path) -> Path:
-        """Writes `trial.json` into a trial's directory."""
+    def write(self, directory: Path, name: str = RECORD_NAME) -> Path:
+        """Writes `trial.json` into a trial's directory, or `fit.json` into that of one fit."""
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / RECORD_NAME
+        path = directory / name
         told = asdict(self)
         # What it was first, then its numbers.
         told |= {name: told.pop(name) for name in MEASURED}
         return write_atomically(path, json.dumps(told, indent=2) + "\n")
 
     @classmethod
-    def read(cls, directory: Path) -> TrialRecord:
-        """Reads a trial's directory.
+    def read(cls, directory: Path, name: str = RECORD_NAME) -> TrialRecord:
+        """Reads a trial's directory, or that of one of its fits.
 
         Raises:
             SlicewiseError: There is no `trial.json`, or it is not one.
         """
-        path = directory / RECORD_NAME
+        path = directory / name
         try:
             return cls(**json.loads(path.read_text()))
         except FileNotFoundError:

@@ -129,11 +129,13 @@ class Objective:
         metrics: Names out of the table of metrics.
         max_parameters: Of the student; None: no bound.
         max_latency_ms: Of the student; None: no bound.
+        seeds: A trial is the mean over a fit of each; empty: it is one fit, of `seed`.
     """
 
     metrics: tuple[str, ...]
     max_parameters: int | None
     max_latency_ms: float | None
+    seeds: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, objective: Mapping[str, Any], known: Sequence[str]) -> Objective:
@@ -152,7 +154,7 @@ class Objective:
             if most is not None and not (number and most > 0):
                 raise ArgumentError(f"objective.{key}", most, "a number above 0, or null")
         most_parameters, slowest = objective.get("max_parameters"), objective.get("max_latency_ms")
-        return cls(tuple(metrics), most_parameters, slowest)
+        return cls(tuple(metrics), most_parameters, slowest, _seeds(objective.get("seeds")))
 
     @property
     def is_pruned_by_loss(self) -> bool:
@@ -285,10 +287,35 @@ def _trainer(node: Node) -> Node:
     return node
 
 
+def seeds_of(config: DictConfig) -> tuple[int, ...]:
+    """The seeds over which a trial is the mean: `objective.seeds`; none where it is one fit.
+
+    Raises:
+        ArgumentError: They are no such list.
+    """
+    seeds = OmegaConf.select(config, "objective.seeds")
+    return _seeds(OmegaConf.to_container(seeds) if OmegaConf.is_config(seeds) else seeds)
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    if seeds is None:
+        return ()
+    listed = isinstance(seeds, list) and all(map(_is_seed, seeds))
+    if not listed or len(set(seeds)) != len(seeds) or len(seeds) < 2:
+        given = f"[{','.join(map(str, seeds))}]" if isinstance(seeds, list) else seeds
+        allowed = f"null, or a list of two or more different integers from 0 to {2**32 - 1}"
+        raise ArgumentError("objective.seeds", given, allowed, "One fit of another seed: seed=1")
+    return tuple(seeds)
+
+
 def _seed(seed: Any) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    if not _is_seed(seed):
         raise ArgumentError("seed", seed, f"an integer from 0 to {2**32 - 1}")
-    return seed
+    return int(seed)
+
+
+def _is_seed(seed: Any) -> bool:
+    return isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32
 
 
 def _hyperparameters(config: DictConfig) -> dict[str, Any]:

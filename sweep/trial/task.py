@@ -12,6 +12,19 @@ from omegaconf import DictConfig
 from sweep.trial.active import ActiveTrial
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of the fits of a trial.
+
+    Attributes:
+        index: Which, from 0.
+        count: How many there are.
+    """
+
+    index: int
+    count: int
+
+
 @dataclass
 class Task:
     """What is to be fitted.
@@ -22,6 +35,7 @@ class Task:
         params: The swept values; None for a single fit.
         number: Of the trial.
         fit: Dotted path of the function that fits, for processes that are sent the task.
+        part: Which of the trial's fits it is, where the trial is the mean over several.
     """
 
     config: DictConfig
@@ -29,11 +43,17 @@ class Task:
     params: dict[str, Any] | None
     number: int
     fit: str
+    part: Part | None = None
 
     @property
     def directory(self) -> Path:
-        """The trial's."""
+        """Where the fit leaves its files: the trial's directory, or a folder in it."""
         return Path(self.hydra.runtime.output_dir)
+
+    @property
+    def trial_directory(self) -> Path:
+        """The trial's."""
+        return self.directory if self.part is None else self.directory.parent
 
     @classmethod
     def current(cls, config: DictConfig, active: ActiveTrial, fit: str) -> Task:

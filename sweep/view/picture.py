@@ -180,6 +180,8 @@ def _fit(worker: WorkerStatus) -> list[RenderableType]:
         last = steps[-1]
         return [number, asked, "", str(last), f"{trial.intermediate_values[last]:.4g}", ""]
     done = str(pulse.step) if pulse.total is None else f"{pulse.step}/{pulse.total}"
+    if pulse.parts > 1:
+        asked += f" (seed {pulse.part + 1} of {pulse.parts})"
     bar: RenderableType = ""
     if pulse.total:
         bar = ProgressBar(total=pulse.total, completed=pulse.step, width=_BAR_WIDTH)

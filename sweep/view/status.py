@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,20 +171,26 @@ def _typical_seconds(
         last = sorted(ended, key=_end)[-_LAST_TRIALS:]
         return statistics.mean(t.duration.total_seconds() for t in last if t.duration)
     wholes = [
-        worker.pulse.seconds + rest
+        worker.pulse.seconds + _seconds_before(worker.pulse) + rest
         for worker in running
         if worker.pulse is not None and (rest := _seconds_of_rest(worker.pulse)) is not None
     ]
     return statistics.mean(wholes) if wholes else None
 
 
+def _seconds_before(pulse: Pulse) -> float:
+    """What the trial's fits before this one took, at its present speed."""
+    return pulse.part * (pulse.total or 0) / (pulse.steps_per_second or math.inf)
+
+
 def _seconds_of_rest(pulse: Pulse | None) -> float | None:
-    """What is left of a fit at its present speed."""
+    """What is left of a trial's fits at the present speed."""
     if pulse is None or pulse.total is None or not pulse.steps_per_second:
         return None
     if (pulse.fraction or 0.0) < _TELLING_FRACTION:
         return None
-    return max(0, pulse.total - pulse.step) / pulse.steps_per_second
+    to_come = (pulse.parts - pulse.part - 1) * pulse.total
+    return (max(0, pulse.total - pulse.step) + to_come) / pulse.steps_per_second
 
 
 def _age(worker: WorkerStatus) -> float:

@@ -60,6 +60,7 @@ from sweep.study.presence import (
 )
 from sweep.study.sampler_check import check_samplers
 from sweep.study.samplers import (
+    PRUNER_KEY,
     LearningStudy,
     new_pruner,
     new_sampler,
@@ -80,6 +81,7 @@ from sweep.study.storage import (
 from sweep.study.warm_start import check_that_it_learns, trials_of
 from sweep.trial.metrics import metric_named
 from sweep.trial.record import RECORD_NAME, record_files
+from sweep.trial.settings import seeds_of
 from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
 from sweep.workers.worker import Worker
@@ -272,6 +274,8 @@ def sweep(
             threads=_threads(config, workers, devices),
             application=application,
         )
+        if (unable := _wilcoxon_unable(new_pruner(pruner_node), config)) is not None:
+            log.warning("%s", unable)
         if warm:
             log.info("Warm start: %d finished trials of %s", len(warm), ", ".join(names))
         log.info(
@@ -499,17 +503,38 @@ def _check_name_and_objective(config: DictConfig, space: SearchSpace) -> None:
     """Refuses what this package's own programs cannot sweep, and names that no folder can have."""
     if "study" in space.dimensions:
         raise ArgumentError("study", described(space.dimensions["study"].distribution), "one name")
-    for key in ("objective", "objective.metrics", "objective.direction"):
+    for key in ("objective", "objective.metrics", "objective.direction", "objective.seeds"):
         if key in space.dimensions:
             swept = described(space.dimensions[key].distribution)
             allowed = "one: it is what the trials of a study are compared by"
             raise ArgumentError(key, swept, allowed, "Another objective is another study")
+    if seeds_of(config) and "seed" in space.dimensions:
+        raise ArgumentError(
+            "seed",
+            described(space.dimensions["seed"].distribution),
+            "none with objective.seeds, over which each trial is the mean: one or the other",
+        )
     if not {"", ".", ".."}.isdisjoint(str(config.study).split("/")):
         raise ArgumentError(
             "study",
             override_text(str(config.study)),
             "a name that a folder can have, below multirun/",
         )
+
+
+def _wilcoxon_unable(pruner: optuna.pruners.BasePruner, config: DictConfig) -> str | None:
+    """Why Wilcoxon's test will end no trial, however bad: so few seeds cannot make it so sure."""
+    seeds = OmegaConf.select(config, "objective.seeds") or []
+    if not isinstance(pruner, optuna.pruners.WilcoxonPruner) or not seeds:
+        return None
+    # What it comes to where all seeds but the last are worse, after which nothing is saved.
+    least = 0.5 ** (len(seeds) - 1)
+    if len(seeds) > 2 and pruner._p_threshold > least:
+        return None
+    return (
+        f"{PRUNER_KEY}.p_threshold={pruner._p_threshold:g} ends no trial with {len(seeds)} seeds: "
+        + (f"above {least:g} it may" if len(seeds) > 2 else "it takes three or more")
+    )
 
 
 def _metrics(names: Any) -> list[str] | None:

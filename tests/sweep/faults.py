@@ -5,6 +5,7 @@ The program loads them where SLICEWISE_TRUSTED=tests.sweep.faults.* allows it.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -183,3 +184,31 @@ class NoteSaves(Callback):
     def on_save_checkpoint(self, trainer: lightning.Trainer, *_: Any) -> None:
         with Path(trainer.default_root_dir, "saves").open("a") as file:
             file.write(f"{time.monotonic()}\n")
+
+
+class DieWithSeed(Callback):
+    """The fit of one seed of the trial ends during a step, and cannot say so."""
+
+    def __init__(self, seed: int, step: int) -> None:
+        self.seed = seed
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        at_seed = Path(trainer.default_root_dir).name == f"seed_{self.seed}"
+        if at_seed and trainer.global_step + 1 == self.step:
+            raise Death
+
+
+class FailWithSeed(Callback):
+    """The fit of one seed of the trial loses its way."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        if Path(trainer.default_root_dir).name == f"seed_{self.seed}":
+            with torch.no_grad():
+                for parameter in pl_module.student.parameters():  # type: ignore[union-attr]
+                    parameter.fill_(math.nan)

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -146,17 +147,27 @@ class Program:
             assert (record["number"], record["state"]) == (trial.number, "COMPLETE")
             assert record["params"] == trial.params
             assert record["values"] == trial.values
+            seeds = record["seeds"] or {}
+            folders = {f"seed_{seed}" for seed in seeds} or {"metrics.csv"}
             found = {path.name for path in place.iterdir()}
-            assert found == {".hydra", "metrics.csv", "student", "sweep.log", "trial.json"}
+            assert found == {".hydra", "student", "sweep.log", "trial.json"} | folders
             for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
                 assert (place / ".hydra" / name).stat().st_size > 0
             student = load_student(place / "student")
             assert sum(p.numel() for p in student.parameters()) == record["student_parameters"]
-            # No validation is missing, none is there twice.
-            with (place / "metrics.csv").open(newline="") as file:
-                steps = [int(row["step"]) + 1 for row in csv.DictReader(file) if row["valid_l1"]]
-            assert steps == sorted(trial.intermediate_values)
-            assert steps[-1] == record["steps"]
+            fits = [place / f"seed_{seed}" for seed in seeds] or [place]
+            if seeds:
+                assert trial.values == [statistics.fmean(value for [value] in seeds.values())]
+            for fit in fits:
+                if seeds:
+                    left = {path.name for path in fit.iterdir()}
+                    assert left == {"fit.json", "metrics.csv", "student"}
+                # No validation is missing, none is there twice.
+                with (fit / "metrics.csv").open(newline="") as file:
+                    rows = [row for row in csv.DictReader(file) if row["valid_l1"]]
+                steps = [int(row["step"]) + 1 for row in rows]
+                assert steps == sorted(trial.intermediate_values)
+                assert steps[-1] == record["steps"]
         directories = (self.folder / "multirun" / "s").glob("[0-9]*")
         assert len(list(directories)) == n_trials
 

@@ -16,8 +16,20 @@ from tests.sweep.processes import Program, eventually, signal_process
 
 pytestmark = pytest.mark.slow
 
-# Which storage, how many trials, how many kills.
-COURSES = [("sqlite:///multirun/studies.db", 30, 10), ("journal:///multirun/studies.log", 20, 8)]
+N_TRIALS = 30
+N_KILLS = 10
+
+# Which storage, and what a trial is: forty points for thirty trials, of a second or two.
+COURSES = {
+    "sqlite, seeds averaged": (
+        "sqlite:///multirun/studies.db",
+        ("optimizer.weight_decay=range(0,20)", "objective.seeds=[0,1]", "data.train_batches=120"),
+    ),
+    "journal": (
+        "journal:///multirun/studies.log",
+        ("seed=range(0,20)", "data.train_batches=240"),
+    ),
+}
 
 
 @pytest.fixture
@@ -28,24 +40,22 @@ def program(folder: Path, storage: str) -> Iterator[Program]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("storage", "n_trials", "n_kills"), COURSES, ids=["sqlite", "journal"])
+@pytest.mark.parametrize(("storage", "trials"), COURSES.values(), ids=COURSES)
 def test_whatever_is_killed_thirty_trials_are_thirty_trials(
-    program: Program, n_trials: int, n_kills: int
+    program: Program, trials: tuple[str, ...]
 ) -> None:
     command = (
-        # Forty points for thirty trials, of a second or two.
-        *("student.qkv_layers=0,1", "seed=range(0,20)"),
-        *("data.train_batches=300", "callbacks.resume_point.every_seconds=0.3"),
-        *(f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=2"),
+        *("student.qkv_layers=0,1", *trials, "callbacks.resume_point.every_seconds=0.3"),
+        *(f"hydra.sweeper.n_trials={N_TRIALS}", "hydra.sweeper.n_jobs=2"),
         # The dice may hit one trial again and again.
         *("hydra.sweeper.max_retries=100", "hydra.launcher.max_restarts=100"),
     )
     chance = random.Random(0)
     kills: Counter[str] = Counter()
     sweep = program.start(*command)
-    while kills.total() < n_kills:
+    while kills.total() < N_KILLS:
         # From the first trials to the last, wherever in one of them it hits.
-        few = n_trials // 2 * kills.total() // n_kills
+        few = N_TRIALS // 2 * kills.total() // N_KILLS
         eventually(lambda few=few: program.finished() >= few and program.workers(), "a worker")
         time.sleep(chance.uniform(0.0, 2.0))
         assert sweep.process.poll() is None, f"it ended after {kills}:\n{sweep.said()}"
@@ -64,7 +74,7 @@ def test_whatever_is_killed_thirty_trials_are_thirty_trials(
         kills[what] += 1
     assert sweep.wait() == 0, sweep.said()
     assert set(kills) == {"worker", "sweep", "all"}
-    program.assert_complete(n_trials)
+    program.assert_complete(N_TRIALS)
     retaken = sum(trial.user_attrs.get(ATTEMPTS, 0) for trial in program.trials())
     resumed = sum(len(program.resumed_from(trial)) for trial in program.trials())
     print(f"{dict(kills)}; {retaken} trials taken up again, {resumed} from a checkpoint")
