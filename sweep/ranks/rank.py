@@ -12,9 +12,11 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 from typing import Any
 
 from sweep.child import let_interrupts_through
@@ -47,8 +49,10 @@ class RankTrial(ActiveTrial):
             self.abandoned.set()
         return self.abandoned.is_set()
 
-    def report(self, value: float, step: int) -> None:
-        self._ask("report", value, step)
+    def report(
+        self, value: float, step: int, known: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        self._ask("report", value, step, dict(known))
 
     def should_prune(self) -> bool:
         return bool(self._ask("should_prune"))

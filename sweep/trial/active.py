@@ -6,13 +6,15 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from optuna.pruners import WilcoxonPruner
 from optuna.trial import Trial
 
 from sweep.trial.outcome import TrialLost
+from sweep.trial.pareto import ParetoPruner
 
 
 class ActiveTrial:
@@ -62,8 +64,16 @@ class ActiveTrial:
         """
         return self.abandoned.is_set()
 
-    def report(self, value: float, step: int) -> None:
-        """Reports an intermediate value to the study."""
+    def report(
+        self, value: float, step: int, known: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Reports an intermediate value to the study.
+
+        Args:
+            value: Of the first objective.
+            step: How far the fit is.
+            known: What of the other objectives was known before the fit, by name.
+        """
 
     def should_prune(self) -> bool:
         """Whether the study's pruner ends the trial here."""
@@ -124,13 +134,23 @@ class StudyTrial(ActiveTrial):
         if not self.abandoned.is_set() and not self._is_ours():
             self.abandoned.set()
 
-    def report(self, value: float, step: int) -> None:
-        """Reports an intermediate value; of no use, and left out, with several directions."""
+    def report(
+        self, value: float, step: int, known: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        pruner = self.trial.study.pruner
         if len(self.trial.study.directions) == 1:
             self.trial.report(value, step)
+        elif isinstance(pruner, ParetoPruner):
+            # To Optuna, which refuses reports with several directions, they are attributes.
+            pruner.report(self.trial, value, step, known)
 
     def should_prune(self) -> bool:
-        return len(self.trial.study.directions) == 1 and self.trial.should_prune()
+        study = self.trial.study
+        if len(study.directions) == 1:
+            return self.trial.should_prune()
+        return isinstance(study.pruner, ParetoPruner) and study.pruner.prune(
+            study, study._storage.get_trial(self.trial._trial_id)
+        )
 
 
 _stack: list[ActiveTrial] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -73,12 +74,20 @@ class ObeyStudy(BetweenSteps):
         prunable: Whether the loss is what the study looks at; what it cannot compare is not
             reported.
         monitor: What is reported.
+        known: What of the objectives was known before the fit, by name.
     """
 
-    def __init__(self, active: ActiveTrial, prunable: bool = True, monitor: str = LOSS) -> None:
+    def __init__(
+        self,
+        active: ActiveTrial,
+        prunable: bool = True,
+        monitor: str = LOSS,
+        known: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         self.active = active
         self.prunable = prunable
         self.monitor = monitor
+        self.known = known
         self._verdict = _Verdict.GO_ON
         self._reported = -1
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -107,7 +116,7 @@ class ObeyStudy(BetweenSteps):
                 return _Verdict.LOST
             if not self.prunable:
                 return _Verdict.GO_ON
-            self.active.report(loss, trainer.global_step)
+            self.active.report(loss, trainer.global_step, self.known())
             return _Verdict.PRUNE if self.active.should_prune() else _Verdict.GO_ON
 
         verdict = _Verdict(agreed(judge, may_wait=True))

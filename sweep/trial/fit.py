@@ -31,6 +31,7 @@ from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
 from sweep.trial.hardware import hardware_of
 from sweep.trial.live import LiveProgress
 from sweep.trial.lockstep import agreed
+from sweep.trial.metrics import METRICS
 from sweep.trial.outcome import FitFailed
 from sweep.trial.parts import (
     best_weights,
@@ -86,7 +87,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
 
     optimizer, scheduler = new_recipe(settings, student)
     final = FinalValidation()
-    callbacks = [final, *_callbacks(settings, task, active)]
+    callbacks = [final, *_callbacks(settings, task, active, record)]
     trainer = new_trainer(settings, callbacks, trial.trackers.open(settings.logger), directory)
     check_course(settings, trainer, data)
     best = best_weights(trainer)
@@ -144,8 +145,18 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     return tuple(record.values or ())
 
 
-def _callbacks(settings: TrialSettings, task: Task, active: ActiveTrial) -> list[Callback]:
-    callbacks: list[Callback] = [ObeyStudy(active, prunable=settings.objective.is_pruned_by_loss)]
+def _callbacks(
+    settings: TrialSettings, task: Task, active: ActiveTrial, record: TrialRecord
+) -> list[Callback]:
+    objective = settings.objective
+
+    def known() -> dict[str, float]:
+        sought = [m for m in METRICS if m.is_known_before and m.name in objective.metrics]
+        values = {metric.name: record.get(metric) for metric in sought}
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+    obey = ObeyStudy(active, prunable=objective.is_pruned_by_loss, known=known)
+    callbacks: list[Callback] = [obey]
     if active.in_study:
         callbacks.append(LiveProgress(task.trial_directory, part=task.part))
     return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]

@@ -37,6 +37,7 @@ class Metric:
         is_objective: Whether a study can search by it.
         is_kept: Whether the study keeps it of each trial: what dashboards show, and what tables
             know where the trial's directory cannot be read.
+        is_known_before: Whether a trial has it before it trains.
         views: Who shows it of every trial.
     """
 
@@ -48,6 +49,7 @@ class Metric:
     better: Better | None = None
     is_objective: bool = False
     is_kept: bool = False
+    is_known_before: bool = False
     views: tuple[View, ...] = ()
 
     @property
@@ -133,6 +135,7 @@ class Metrics:
         better="smaller",
         is_objective=True,
         is_kept=True,
+        is_known_before=True,
         views=("report", "summary"),
     )
 
@@ -183,6 +186,7 @@ class Metrics:
         better="smaller",
         is_objective=True,
         is_kept=True,
+        is_known_before=True,
         views=("report",),
     )
     # Of the same pass.

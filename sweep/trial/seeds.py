@@ -15,6 +15,7 @@ import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -55,9 +56,11 @@ class SeedTrial(ActiveTrial):
     def is_lost(self) -> bool:
         return self._trial.is_lost()
 
-    def report(self, value: float, step: int) -> None:
+    def report(
+        self, value: float, step: int, known: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         if self._is_prunable:
-            self._trial.report(value, step)
+            self._trial.report(value, step, known)
 
     def should_prune(self) -> bool:
         return self._is_prunable and self._trial.should_prune()

@@ -130,13 +130,15 @@ def trial_table(study: optuna.Study) -> Table:
     for heading in (*headings, "state"):
         table.add_column(heading, justify="right", no_wrap=as_points)
     for rank, trial in enumerate(trials[:_SHOWN_ROWS], start=1):
-        values = trial.values or [float("nan")] * len(objectives)
+        # One of several objectives that was pruned has none.
+        values = map(metric_shown, objectives, trial.values or [])
+        cells = [*values, *[""] * (len(objectives) - len(trial.values or []))]
         known = Metrics.known(trial.user_attrs)
         table.add_row(
             str(rank),
             str(trial.number),
             *([_point(trial, params)] if as_points else _cells(trial, params)),
-            *(metric_shown(name, value) for name, value in zip(objectives, values, strict=True)),
+            *cells,
             *(metric.shown(known.get(metric)) for metric in metrics),
             "pareto" if trial.number in front else trial.state.name.lower(),
         )

@@ -80,6 +80,7 @@ from sweep.study.storage import (
 )
 from sweep.study.warm_start import check_that_it_learns, trials_of
 from sweep.trial.metrics import metric_named
+from sweep.trial.pareto import ParetoPruner
 from sweep.trial.record import RECORD_NAME, record_files
 from sweep.trial.settings import seeds_of
 from sweep.view.picture import shown_progress
@@ -191,6 +192,8 @@ def sweep(
         metric_names = OmegaConf.select(config, "objective.metrics")
     metrics = _metrics(metric_names)
     directions = _directions(direction, metrics)
+    pruner_name = str(config.hydra.runtime.choices.get("hydra/sweeper/pruner"))
+    _check_pruner(new_pruner(pruner_node), pruner_name, directions, metrics)
     check_samplers(sampler_node, pruner_node, space, n_trials, directions)
     stop_node = _plain(stop)
     rule = new_rule(stop_node)
@@ -519,6 +522,27 @@ def _check_name_and_objective(config: DictConfig, space: SearchSpace) -> None:
             "study",
             override_text(str(config.study)),
             "a name that a folder can have, below multirun/",
+        )
+
+
+def _check_pruner(
+    pruner: optuna.pruners.BasePruner,
+    name: str,
+    directions: Sequence[str],
+    metrics: Sequence[str] | None,
+) -> None:
+    """Refuses a pruner that would not be asked, or cannot judge such a study.
+
+    Raises:
+        ArgumentError: It is one.
+    """
+    if isinstance(pruner, ParetoPruner):
+        pruner.check(directions, metrics)
+    elif len(directions) > 1 and not isinstance(pruner, optuna.pruners.NopPruner):
+        raise ArgumentError(
+            "hydra/sweeper/pruner",
+            name,
+            "pareto, none with several objectives: Optuna's pruners compare one",
         )
 
 

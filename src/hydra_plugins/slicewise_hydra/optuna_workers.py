@@ -72,6 +72,17 @@ class WilcoxonPrunerConfig(PrunerConfig):
 
 
 @dataclass
+class ParetoPrunerConfig(PrunerConfig):
+    """Of several objectives: those that the Pareto front leaves no place for (docs/studies.md)."""
+
+    _target_: str = "sweep.trial.pareto.ParetoPruner"
+    n_startup_trials: int = 5
+    n_warmup_steps: int = 0
+    # As a share of the other trial's value.
+    margin: float = 0.1
+
+
+@dataclass
 class StopConfig:
     _target_: str = MISSING
 
@@ -242,6 +253,7 @@ def _register() -> None:
         "successive_halving": SuccessiveHalvingPrunerConfig,
         "hyperband": HyperbandPrunerConfig,
         "wilcoxon": WilcoxonPrunerConfig,
+        "pareto": ParetoPrunerConfig,
     }
     for name, node in pruners.items():
         store.store(name, node, "hydra/sweeper/pruner", provider="slicewise")
