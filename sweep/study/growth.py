@@ -45,7 +45,7 @@ from sweep.study.identity import (
     node_of,
     same_space,
 )
-from sweep.study.presence import working_sweeps
+from sweep.study.presence import Heartbeat, working_sweeps, write_heartbeat
 from sweep.study.space import CUSTOM, Era, History, SearchSpace
 from sweep.study.storage import decided
 
@@ -68,9 +68,13 @@ def take_up(
     composer: TrialComposer,
     is_group: Callable[[str], bool],
     force: bool,
+    sign: Heartbeat,
     rules: Rules = DECIDES,
 ) -> tuple[optuna.Study, SearchSpace]:
     """Begins a study, or goes on with one, in whatever space it was before.
+
+    From then on the sweep is seen to work on it: of two that begin at one moment in different
+    spaces, the second finds the first.
 
     Args:
         study: New, or opened again.
@@ -81,6 +85,7 @@ def take_up(
         composer: Of this space.
         is_group: Whether a key is a config group.
         force: Go on although what is not swept differs.
+        sign: The sweep's first sign of life.
         rules: What can change a result, as `DECIDES`.
 
     Returns:
@@ -96,7 +101,9 @@ def take_up(
         found = optuna.create_study(
             study_name=name, storage=storage, directions=directions, load_if_exists=True
         )
-        return _taken_up(found, storage, space, config, composer, is_group, force, rules)
+        taken = _taken_up(found, storage, space, config, composer, is_group, force, rules)
+        write_heartbeat(taken[0], "sweep", sign.sweep, sign)
+        return taken
 
     return decided(storage, name, directory, decide)
 
@@ -113,7 +120,10 @@ def _taken_up(
 ) -> tuple[optuna.Study, SearchSpace]:
     identity = identity_of(config, space, rules)
     trials = study.get_trials(deepcopy=False)
-    known = study.user_attrs.get(IDENTITY) if trials else None
+    known = study.user_attrs.get(IDENTITY)
+    # A sweep that has just begun may have no trial yet.
+    begun = bool(trials) or (known is not None and bool(working_sweeps(study)))
+    known = known if begun else None
     eras = [Era(**era) for era in study.user_attrs.get(ERAS, [])]
     changed = known is not None and not same_space(known, identity)
     if known is None:
@@ -123,7 +133,7 @@ def _taken_up(
         if force:
             freed = {key: value for key, value in freed.items() if value is not _NO_VALUE}
         before = _as_before(known, freed, space, config, composer, rules)
-        check_identity(study, before, force, rules)
+        check_identity(study, before, force, rules, begun)
         values = {key: _stored(value) for key, value in freed.items()}
         if eras and eras[-1].values == values:
             del eras[-1]

@@ -187,7 +187,11 @@ def identity_of(
 
 
 def check_identity(
-    study: optuna.Study, identity: dict[str, Any], force: bool, rules: Rules = DECIDES
+    study: optuna.Study,
+    identity: dict[str, Any],
+    force: bool,
+    rules: Rules = DECIDES,
+    begun: bool = False,
 ) -> None:
     """Refuses to go on with a study that was about something else.
 
@@ -198,13 +202,14 @@ def check_identity(
         identity: What the study is about, as nested JSON values.
         force: Go on all the same.
         rules: As `identity_of` had them.
+        begun: Whether a sweep works on it, though it may have no trials yet.
 
     Raises:
         SlicewiseError: It differs, with each difference.
     """
     known = study.user_attrs.get(IDENTITY)
     # A study without trials is about nothing yet: a mistake in its first command can be mended.
-    has_trials = bool(study.get_trials(deepcopy=False))
+    has_trials = begun or bool(study.get_trials(deepcopy=False))
     differences = [] if known is None else _differences(known, _as_json(identity), rules)
     if differences and has_trials and not force:
         raise SlicewiseError(

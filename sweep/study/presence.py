@@ -177,14 +177,16 @@ class Presence:
 
 
 def seems_swept(study: optuna.Study) -> bool:
-    """Whether a sweep works on a study, at once: one of another machine is taken at its word."""
-    signs = read_heartbeats(study, "sweep").values()
-    return any(sign.state == "alive" and not process_is_gone(sign) for sign in signs)
+    """Whether another process sweeps a study, at once: another machine's is taken at its word."""
+    return any(not process_is_gone(sign) for sign in _other_sweeps(study).values())
 
 
 def working_sweeps(study: optuna.Study) -> list[str]:
-    """The sweeps that work on a study; of other machines those that renew their signs meanwhile."""
-    first = {k: s for k, s in read_heartbeats(study, "sweep").items() if s.state == "alive"}
+    """The sweeps of other processes that work on a study.
+
+    Of other machines those that renew their signs meanwhile.
+    """
+    first = _other_sweeps(study)
     here = [name for name, sign in first.items() if process_is_here(sign)]
     elsewhere = {k: s for k, s in first.items() if s.host != host_identity()}
     deadline = time.monotonic() + MISSED_HEARTBEATS * SWEEP_HEARTBEAT_SECONDS
@@ -193,6 +195,15 @@ def working_sweeps(study: optuna.Study) -> list[str]:
         signs = read_heartbeats(study, "sweep")
         here = [name for name, sign in elsewhere.items() if signs[name].beat != sign.beat]
     return here
+
+
+def _other_sweeps(study: optuna.Study) -> dict[str, Heartbeat]:
+    """The signs of sweeps that have not ended; a process has one at a time, its own is no other."""
+    return {
+        name: sign
+        for name, sign in read_heartbeats(study, "sweep").items()
+        if sign.state == "alive" and not (sign.pid == os.getpid() and process_is_here(sign))
+    }
 
 
 def process_is_gone(sign: Heartbeat) -> bool:

@@ -25,7 +25,7 @@ from sweep.view.status import Status, StudyMonitor, WorkerStatus
 from sweep.view.words import metric_shown, point
 
 # Lines of the picture besides the workers'.
-_OTHER_LINES = 9
+_OTHER_LINES = 10
 _BAR_WIDTH = 12
 _WORDS = {
     TrialState.COMPLETE: "complete",
@@ -44,6 +44,8 @@ def picture(status: Status, rows: int = 100) -> RenderableType:
         rows: Workers that are shown at most.
     """
     parts: list[RenderableType] = [_heading(status), _overall(status), _counts(status)]
+    if status.stopped is not None:
+        parts.append(Text(f"Stopped before its budget was met: {status.stopped}"))
     if status.best is not None:
         parts.append(_best(status.best, status))
     if status.workers:

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.study.attributes import FINISHED, WORKER
+from sweep.study.attributes import FINISHED, STOPPED, WORKER
 from sweep.study.places import trial_folder
 from sweep.study.plan import read_plan
 from sweep.study.presence import Heartbeat, HeartbeatMonitor, process_is_gone, read_heartbeats
@@ -54,6 +54,7 @@ class Status:
         reported: What a running trial reports.
         seconds_left: Until the budget is met; None: no saying.
         is_running: Whether a sweep works on it.
+        stopped: What a stopping rule said that ended it; None: none did.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Status:
     reported: str
     seconds_left: float | None
     is_running: bool
+    stopped: str | None = None
 
     @property
     def finished(self) -> int:
@@ -109,6 +111,7 @@ class StudyMonitor:
             reported="loss" if plan.application is None else objectives[0],
             seconds_left=_seconds_left(trials, workers, n_trials),
             is_running=bool(self._living("sweep")),
+            stopped=(study.user_attrs.get(STOPPED) or {}).get("reason"),
         )
 
     def _workers(self, trials: Sequence[FrozenTrial]) -> list[WorkerStatus]:

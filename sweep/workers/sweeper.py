@@ -54,9 +54,11 @@ from sweep.study.points import Point, checked_point, read_points
 from sweep.study.points import enqueue as add_points
 from sweep.study.presence import (
     SWEEP_HEARTBEAT_SECONDS,
+    Heartbeat,
     Presence,
     own_heartbeat,
     seems_swept,
+    write_heartbeat,
 )
 from sweep.study.sampler_check import check_samplers
 from sweep.study.samplers import (
@@ -223,8 +225,10 @@ def sweep(
     _check_folder(study, directory, study_override() if application is None else _FOLDER_KEY)
     rules = DECIDES if application is None else {"hydra": False, "resume": not force}
     is_group = _group_of(hydra_context)
+    sweep_name = secrets.token_hex(3)
+    sign = own_heartbeat(sweep_name)
     study, space = take_up(
-        study, opened, directory, space, config, composer, is_group, force, rules
+        study, opened, directory, space, config, composer, is_group, force, sign, rules
     )
     if metrics is not None:
         _name_values(study, metrics, with_hints=application is None)
@@ -259,7 +263,6 @@ def sweep(
             shared.reason_to_stop(),
         )
     else:
-        sweep_name = secrets.token_hex(3)
         worker = Worker(
             config=config,
             hydra_context=hydra_context,
@@ -295,12 +298,13 @@ def sweep(
             directory,
         )
         try:
-            _launch(worker, workers, study, config, hydra_context, command)
+            _launch(worker, sign, workers, study, config, hydra_context, command)
         except Interrupted:
             # Those that were killed could not put back what they ran.
             if config.hydra.runtime.choices.get("hydra/launcher") in _ON_TERMINAL:
                 shared.release_trials_of(sweep_name)
             raise
+    write_heartbeat(study, "sweep", sweep_name, dataclasses.replace(sign, state="ended"))
     save_results(study, directory)
     _write_report(study, directory, short_url(url))
     if summary:
@@ -315,6 +319,7 @@ def sweep(
 
 def _launch(
     worker: Worker,
+    sign: Heartbeat,
     workers: int,
     study: optuna.Study,
     config: DictConfig,
@@ -331,7 +336,6 @@ def _launch(
             limits["n_jobs"] = workers
     first = _free_place(study, worker.directory)
     fixed = [*worker.space.overrides({}), "hydra.sweep.subdir=workers/${hydra.job.num}"]
-    sign = own_heartbeat(worker.sweep)
     n_trials = read_plan(study).n_trials
     launched_by = config.hydra.runtime.choices.get("hydra/launcher")
     # One worker of this machine says itself what it does.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +53,8 @@ def test_it_lists_what_there_is(
         assert part in mine
     [empty] = [line for line in said.splitlines() if line.split()[:1] == ["empty"]]
     assert "none" in empty
-    with Presence(study, "sweep", "x", own_heartbeat("x"), SWEEP_HEARTBEAT_SECONDS):
+    sign = dataclasses.replace(own_heartbeat("x"), pid=os.getppid())
+    with Presence(study, "sweep", "x", sign, SWEEP_HEARTBEAT_SECONDS):
         assert studies.main([]) == 0
         assert "running" in capsys.readouterr().out
         assert studies.main(["--remove", "mine", "--yes"]) == 1

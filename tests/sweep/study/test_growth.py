@@ -4,10 +4,13 @@ be carried over is refused."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,12 @@ from slicewise.errors import SlicewiseError
 from sweep.study import growth
 from sweep.study.compose import TrialComposer
 from sweep.study.growth import take_up
-from sweep.study.presence import SWEEP_HEARTBEAT_SECONDS, Presence, own_heartbeat
+from sweep.study.presence import (
+    SWEEP_HEARTBEAT_SECONDS,
+    Heartbeat,
+    Presence,
+    own_heartbeat,
+)
 from sweep.study.samplers import LearningStudy, new_sampler
 from sweep.study.shared import Budget, SharedStudy, open_study, quiet_optuna
 from sweep.study.space import SearchSpace
@@ -70,6 +78,11 @@ def hydra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     GlobalHydra.instance().clear()
 
 
+def of_another(sweep: str) -> Heartbeat:
+    """The sign of a sweep in another process, which lives."""
+    return dataclasses.replace(own_heartbeat(sweep), pid=os.getppid())
+
+
 class Program:
     """One command after another on one study, in one storage.
 
@@ -83,7 +96,12 @@ class Program:
         self.ran: dict[int, dict[str, Any]] = {}
 
     def opened(
-        self, *line: str, n_trials: int = 200, sampler: str = "RandomSampler", force: bool = False
+        self,
+        *line: str,
+        n_trials: int = 200,
+        sampler: str = "RandomSampler",
+        force: bool = False,
+        sign: Heartbeat | None = None,
     ) -> SharedStudy:
         hydra: Any = GlobalHydra.instance().hydra
         loader = hydra.config_loader
@@ -100,6 +118,7 @@ class Program:
             composer,
             lambda key: bool(loader.get_group_options(key)),
             force,
+            sign or own_heartbeat("own"),
         )
         node = {"_target_": f"optuna.samplers.{sampler}", "seed": 0}
         made = new_sampler(node, space, n_trials)
@@ -337,13 +356,36 @@ def test_what_waits_outside_the_space_goes_on_waiting() -> None:
 def test_a_space_is_not_changed_under_a_sweep_that_works_on_it(tmp_path: Path) -> None:
     program = Program(open_storage(f"sqlite:///{tmp_path}/studies.db"))
     shared = program.run("a=1,2")
-    sign = own_heartbeat("other")
+    sign = of_another("other")
     with Presence(shared.study, "sweep", "other", sign, SWEEP_HEARTBEAT_SECONDS):
         with pytest.raises(SlicewiseError, match="study=s: a sweep works on it"):
             program.opened("a=1,2,4")
         program.opened("a=1,2")
     program.run("a=1,2,4")
     assert [trial.params["a"] for trial in program.trials] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}/studies.db", "journal:///{}/studies.log"])
+def test_of_two_sweeps_that_begin_at_one_moment_one_is_refused(tmp_path: Path, url: str) -> None:
+    """Before there is a trial: where their spaces differ, or what they have in common."""
+    lines = [("a=1,2",), ("a=1,2,4",), ("a=1,2", "half=0.25"), ("half=0.5,1",)]
+
+    def begin(number: int, line: Sequence[str]) -> str:
+        program = Program(open_storage(url.format(tmp_path)))
+        try:
+            program.opened(*line, sign=of_another(f"s{number}"))
+        except SlicewiseError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(lines)) as pool:
+        said = list(pool.map(begin, range(len(lines)), lines))
+    assert said.count("") == 1, said
+    for refused in filter(None, said):
+        assert "a sweep works on it" in refused or "is about something else" in refused
+    # Who asks the same may join.
+    winner = lines[said.index("")]
+    assert begin(9, winner) == ""
 
 
 def test_a_study_of_two_values_runs_the_third_alone(

@@ -20,6 +20,7 @@ from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optu
 from sweep.study.space import SearchSpace
 from sweep.study.stopping import NoBetter, RegretBound, new_rule
 from sweep.trial.outcome import End, Outcome
+from sweep.watch import main as watch
 from tests.sweep.conftest import Sweep
 
 quiet_optuna()
@@ -115,6 +116,14 @@ def test_optunas_bound_ends_a_study_that_has_little_to_gain() -> None:
     assert trial is Rest.RULE
     assert 10 <= trials < 60
     assert str(shared.reason_to_stop()).startswith("the best could gain ")
+    # So it does where each value is a mean whose deviation is as large.
+    sure = opened({**REGRET, "error": None})
+    while isinstance(trial := sure.claim("w", set()), Trial):
+        trial.set_user_attr("value_std", 0.05)
+        value = 10 * (trial.params["a"] - 0.4) ** 2
+        sure.tell(trial, "w", Outcome(End.COMPLETE, values=(value,)))
+    assert trial is Rest.RULE
+    assert len(sure.study.trials) == trials
     # With values all over the place there is always more to gain.
     noisy = opened({**REGRET, "error": 1e-6})
     assert run(noisy, [math.sin(1e4 * i) for i in range(12)]) is None
@@ -153,6 +162,8 @@ def test_a_sweep_says_why_it_stopped(sweep: Sweep, capfd: pytest.CaptureFixture[
     assert "Study a is finished: no better for 1 trials. To go on" in capfd.readouterr().out
     study = optuna.load_study(study_name="a", storage="sqlite:///multirun/studies.db")
     assert len(study.trials) < 9
+    assert watch(["a", "--once"]) == 0
+    assert "Stopped before its budget was met: no better for 1 trials" in capfd.readouterr().out
     assert sweep(*command, "hydra/sweeper/stop=no_beter") == 1
     said = capfd.readouterr().err
     assert "hydra/sweeper/stop=no_beter: allowed: no_better, none, regret_bound" in said

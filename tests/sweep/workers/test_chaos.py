@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sweep.study.attributes import ATTEMPTS
-from tests.sweep.processes import Program, eventually, signal_process
+from tests.sweep.processes import Program, Running, eventually, signal_process
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +39,10 @@ def program(folder: Path, storage: str) -> Iterator[Program]:
     program.end()
 
 
+def has_ended(sweep: Running) -> bool:
+    return sweep.process.poll() is not None
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("storage", "trials"), COURSES.values(), ids=COURSES)
 def test_whatever_is_killed_thirty_trials_are_thirty_trials(
@@ -56,7 +60,10 @@ def test_whatever_is_killed_thirty_trials_are_thirty_trials(
     while kills.total() < N_KILLS:
         # From the first trials to the last, wherever in one of them it hits.
         few = N_TRIALS // 2 * kills.total() // N_KILLS
-        eventually(lambda few=few: program.finished() >= few and program.workers(), "a worker")
+        eventually(
+            lambda few=few: (program.finished() >= few and program.workers()) or has_ended(sweep),
+            "a worker",
+        )
         time.sleep(chance.uniform(0.0, 2.0))
         assert sweep.process.poll() is None, f"it ended after {kills}:\n{sweep.said()}"
         what = chance.choice(["worker", "worker", "sweep", "all"])
