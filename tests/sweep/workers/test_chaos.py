@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import time
@@ -39,8 +40,11 @@ def program(folder: Path, storage: str) -> Iterator[Program]:
     program.end()
 
 
-def has_ended(sweep: Running) -> bool:
-    return sweep.process.poll() is not None
+def is_at_work(program: Program, sweep: Running, finished: int) -> bool:
+    """Whether there is someone to kill after so many trials; or nobody ever will be."""
+    if sweep.process.poll() is not None:
+        return True
+    return program.finished() >= finished and bool(program.workers())
 
 
 @pytest.mark.timeout(900)
@@ -60,10 +64,7 @@ def test_whatever_is_killed_thirty_trials_are_thirty_trials(
     while kills.total() < N_KILLS:
         # From the first trials to the last, wherever in one of them it hits.
         few = N_TRIALS // 2 * kills.total() // N_KILLS
-        eventually(
-            lambda few=few: (program.finished() >= few and program.workers()) or has_ended(sweep),
-            "a worker",
-        )
+        eventually(functools.partial(is_at_work, program, sweep, few), "a worker")
         time.sleep(chance.uniform(0.0, 2.0))
         assert sweep.process.poll() is None, f"it ended after {kills}:\n{sweep.said()}"
         what = chance.choice(["worker", "worker", "sweep", "all"])
