@@ -280,7 +280,8 @@ def sweep(
             threads=_threads(config, workers, devices),
             application=application,
         )
-        if (unable := _wilcoxon_unable(new_pruner(pruner_node), config)) is not None:
+        seeds = seeds_of(config) if application is None else ()
+        if (unable := _wilcoxon_unable(new_pruner(pruner_node), len(seeds))) is not None:
             log.warning("%s", unable)
         if warm:
             log.info("Warm start: %d finished trials of %s", len(warm), ", ".join(names))
@@ -550,18 +551,17 @@ def _check_pruner(
         )
 
 
-def _wilcoxon_unable(pruner: optuna.pruners.BasePruner, config: DictConfig) -> str | None:
+def _wilcoxon_unable(pruner: optuna.pruners.BasePruner, n_seeds: int) -> str | None:
     """Why Wilcoxon's test will end no trial, however bad: so few seeds cannot make it so sure."""
-    seeds = OmegaConf.select(config, "objective.seeds") or []
-    if not isinstance(pruner, optuna.pruners.WilcoxonPruner) or not seeds:
+    if not isinstance(pruner, optuna.pruners.WilcoxonPruner) or not n_seeds:
         return None
     # What it comes to where all seeds but the last are worse, after which nothing is saved.
-    least = 0.5 ** (len(seeds) - 1)
-    if len(seeds) > 2 and pruner._p_threshold > least:
+    least = 0.5 ** (n_seeds - 1)
+    if n_seeds > 2 and pruner._p_threshold > least:
         return None
     return (
-        f"{PRUNER_KEY}.p_threshold={pruner._p_threshold:g} ends no trial with {len(seeds)} seeds: "
-        + (f"above {least:g} it may" if len(seeds) > 2 else "it takes three or more")
+        f"{PRUNER_KEY}.p_threshold={pruner._p_threshold:g} ends no trial with {n_seeds} seeds: "
+        + (f"above {least:g} it may" if n_seeds > 2 else "it takes three or more")
     )
 
 

@@ -126,11 +126,16 @@ def test_only_rank_0_writes_and_the_ranks_stay(sweep: Sweep, folder: Path, ranks
 
 
 def test_a_pruned_trial_stops_on_all_ranks(sweep: Sweep, record: Record, ranks: Ranks) -> None:
+    """Which here is the mean over two seeds, pruned in the first of its fits."""
+    seeds = "objective.seeds=[0,1]"
     pruner = ("hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1")
     points = "student.qkv_layers=2,0"
     lots = "data.train_batches=40"
-    assert sweep("-m", *ranks, *pruner, "study=s", points, lots) == 0
+    assert sweep("-m", *ranks, *pruner, "study=s", points, lots, seeds) == 0
     before = _rank_pids()
+    found = record("s/0")["seeds"]
+    assert _study().trials[0].value == (found["0"][0] + found["1"][0]) / 2
+    assert found["0"] != found["1"]
     states = [trial.state for trial in _study().trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED]
     pruned = record("s/1")
@@ -221,10 +226,10 @@ def test_a_storage_that_is_away_costs_no_rank_its_share(
     """Away for longer than a rank may wait for the others: those hear that rank 0 waits."""
     report = StudyTrial.report
 
-    def slow_report(self: StudyTrial, value: float, step: int) -> None:
+    def slow_report(self: StudyTrial, value: float, step: int, known: Any) -> None:
         if step == 2:
             time.sleep(25)
-        report(self, value, step)
+        report(self, value, step, known)
 
     monkeypatch.setattr(StudyTrial, "report", slow_report)
     command = ("-m", *ranks, "study=s", "student.qkv_layers=1", "gang.timeout=15")

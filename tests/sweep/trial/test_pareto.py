@@ -85,6 +85,30 @@ def test_a_wider_margin_ends_no_more(course: Course, others: list[Course], margi
         assert is_dominated(course, others, margin)
 
 
+RIVAL = Course((1,), {2: 0.5, 4: 0.4}, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("course", "others", "ended"),
+    [
+        (Course((1,), {2: 0.6}), [RIVAL], True),
+        (Course((2,), {2: 0.6}), [RIVAL], True),
+        (Course((1,), {2: 0.54}), [RIVAL], False),
+        (Course((1,), {}), [RIVAL], False),
+        # It was worse, but before the rival had said anything; and better once, if not since.
+        (Course((1,), {1: 9.0}), [RIVAL], False),
+        (Course((1,), {2: 0.5, 4: 0.9}), [Course((1,), {2: 0.5, 4: 0.5}, 0.5)], False),
+        # The rival was better only later.
+        (Course((1,), {2: 0.5}), [Course((1,), {2: 0.5, 4: 0.1}, 0.1)], False),
+        # What was better at the step is not on the front: another, no larger, ended below it.
+        (Course((1,), {2: 0.6}), [RIVAL, Course((1,), {2: 0.9, 4: 0.1}, 0.1)], False),
+        (Course((1, 2), {2: 0.6}), [Course((1, 3), {2: 0.1}, 0.1)], False),
+    ],
+)
+def test_case_by_case(course: Course, others: list[Course], ended: bool) -> None:
+    assert is_dominated(course, others, 0.1) is ended
+
+
 def _dominates(one: Course, other: Course) -> bool:
     mine, its = (one.value, *one.known), (other.value, *other.known)
     assert None not in (*mine, *its)

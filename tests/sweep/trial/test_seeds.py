@@ -17,6 +17,7 @@ from sweep import rerun
 from sweep.study.shared import quiet_optuna
 from sweep.view.status import StudyMonitor
 from sweep.watch import main as watch
+from sweep.workers.sweeper import _wilcoxon_unable
 from tests.sweep import faults
 from tests.sweep.conftest import Sweep
 
@@ -195,11 +196,6 @@ def test_a_study_keeps_its_seeds(sweep: Sweep, capfd: pytest.CaptureFixture[str]
 def test_a_test_that_so_few_seeds_cannot_pass_is_told(
     n_seeds: int, threshold: float, said: str | None
 ) -> None:
-    from omegaconf import OmegaConf
-
-    from sweep.workers.sweeper import _wilcoxon_unable
-
-    config = OmegaConf.create({"objective": {"seeds": list(range(n_seeds))}})
     pruner = optuna.pruners.WilcoxonPruner(p_threshold=threshold)
-    told = _wilcoxon_unable(pruner, config)
+    told = _wilcoxon_unable(pruner, n_seeds)
     assert (told is None) if said is None else (said in str(told))
