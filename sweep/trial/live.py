@@ -27,7 +27,7 @@ class LiveProgress(Callback):
     """
 
     def __init__(
-        self, directory: Path, every_seconds: float = 0.5, part: Part | None = None
+        self, directory: Path, every_seconds: float = 0.5, *, part: Part | None = None
     ) -> None:
         self.directory = directory
         self.every_seconds = every_seconds

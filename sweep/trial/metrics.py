@@ -108,7 +108,6 @@ class Metrics:
     value_std: float | None = _row(
         "standard deviation of the objective over objective.seeds",
         heading="std",
-        format=".2g",
         better="smaller",
         is_kept=True,
         views=("report", "summary", "watch"),

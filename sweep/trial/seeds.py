@@ -180,7 +180,10 @@ def _ended(outcome: Outcome, records: Mapping[int, TrialRecord]) -> Share:
     values = _by_objective(records)
     if len(records) > 1 and values:
         record.value_std = statistics.stdev(values[0])
-    record.take_outcome(outcome, record.seconds or 0.0)
+    seconds = record.seconds or 0.0
+    record.take_outcome(outcome, seconds)
+    # As in the objective's value: a mean has more digits than a time that was measured.
+    record.seconds = seconds
     return Share(outcome, record)
 
 

@@ -54,7 +54,7 @@ def test_a_row_for_each_number_of_a_record() -> None:
         for entry in fields(TrialRecord)
         if re.fullmatch(r"(int|float)( \| None)?", str(entry.type))
     }
-    assert numbers - measured == {"number", "seed", "threads"}
+    assert numbers - measured == {"number", "seed", "best_seed", "threads"}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -93,7 +93,8 @@ def test_each_objective_is_one_and_everyone_tells_the_same_numbers(
     directions = ",".join(str(getattr(metric_named(name), "direction", None)) for name in names)
     objective = f"objective.metrics=[{','.join(names)}]"
     direction = f"objective.direction=[{directions}]"
-    assert sweep("-m", "study=a", "student.qkv_layers=0", objective, direction) == 0
+    seeds = "objective.seeds=[0,1]"
+    assert sweep("-m", "study=a", "student.qkv_layers=0", objective, direction, seeds) == 0
     found = record("a/0")
     study = optuna.load_study(study_name="a", storage=f"sqlite:///{folder}/multirun/studies.db")
     [trial] = study.trials

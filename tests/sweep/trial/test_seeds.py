@@ -66,7 +66,7 @@ def test_a_trial_is_the_mean_over_its_seeds(
         assert (place / weights).read_bytes() == (place / f"seed_{best}" / weights).read_bytes()
         assert sum(p.numel() for p in load_student(place / "student").parameters())
         assert not list(place.rglob("*.ckpt")) + list(place.rglob("progress.json"))
-    said, std = capfd.readouterr().out, f"{study.best_trial.user_attrs['value_std']:.2g}"
+    said, std = capfd.readouterr().out, f"{study.best_trial.user_attrs['value_std']:.4g}"
     assert said.count(std) >= 1
     assert "std" in said
     assert std in (folder / "multirun/a/report.html").read_text()
