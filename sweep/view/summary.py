@@ -22,7 +22,7 @@ from slicewise.atomic import write_atomically
 from sweep.study.attributes import FINISHED, REASON, STOPPED
 from sweep.study.places import rerun_command, trial_folder
 from sweep.study.plan import DEFAULT_STORAGE, command_of, read_plan
-from sweep.trial.metrics import METRICS, Metrics, heading_of, seen_in
+from sweep.trial.metrics import METRICS, Metrics, heading_of, metric_named, seen_in
 from sweep.trial.record import RECORD_NAME, STUDENT_FOLDER
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
@@ -130,21 +130,26 @@ def trial_table(study: optuna.Study) -> Table:
     for heading in (*headings, "state"):
         table.add_column(heading, justify="right", no_wrap=as_points)
     for rank, trial in enumerate(trials[:_SHOWN_ROWS], start=1):
-        # One of several objectives that was pruned has none.
-        values = map(metric_shown, objectives, trial.values or [])
-        cells = [*values, *[""] * (len(objectives) - len(trial.values or []))]
         known = Metrics.known(trial.user_attrs)
         table.add_row(
             str(rank),
             str(trial.number),
             *([_point(trial, params)] if as_points else _cells(trial, params)),
-            *cells,
+            *_values(trial, objectives, known),
             *(metric.shown(known.get(metric)) for metric in metrics),
             "pareto" if trial.number in front else trial.state.name.lower(),
         )
     if len(trials) > _SHOWN_ROWS:
         table.caption = f"and {len(trials) - _SHOWN_ROWS} more"
     return table
+
+
+def _values(trial: FrozenTrial, objectives: Sequence[str], known: Metrics) -> list[str]:
+    """What it came to; of one of several objectives that was pruned, what is known all the same."""
+    if trial.values:
+        return list(map(metric_shown, objectives, trial.values))
+    sought = [metric_named(name) for name in objectives]
+    return ["" if metric is None else metric.shown(known.get(metric)) for metric in sought]
 
 
 def _cells(trial: FrozenTrial, params: Sequence[str]) -> list[str]:

@@ -205,6 +205,7 @@ def test_a_study_of_loss_and_size_ends_what_is_dominated(
     said = capfd.readouterr().out
     assert "pareto" in said
     assert "nan" not in said
+    assert said.count(f"{found['student_parameters']:,}") >= 3
     assert watch(["a", "--once"]) == 0
     assert f"{sum(s is TrialState.PRUNED for s in ends.values())} pruned" in capfd.readouterr().out
     assert "pruned" in (folder / "multirun/a/report.html").read_text()
