@@ -69,7 +69,9 @@ class Captured:
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
         self._refused = False
+        # Where it is recorded, and where it was called last.
         self._stream: torch.cuda.Stream | None = None
+        self._callers: torch.cuda.Stream | None = None
 
     def __call__(self, *arguments: Tensor | None) -> Tensors:
         """What the function returns for the arguments; the next call may write over it."""
@@ -77,6 +79,7 @@ class Captured:
             return self.function(*arguments)
         if self._stream is None:
             self._stream = own_stream(self)
+        self._wait_for_last_call()
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
         if recorded is None:
@@ -93,6 +96,14 @@ class Captured:
                 place.copy_(argument)
         recorded.graph.replay()
         return recorded.outputs
+
+    def _wait_for_last_call(self) -> None:
+        """Behind a call on another stream, and what was done with its results: they lie in the
+        same place."""
+        current, last = torch.cuda.current_stream(), self._callers
+        if last is not None and last != current:
+            current.wait_stream(last)
+        self._callers = current
 
     def _record(self, *arguments: Tensor | None) -> _Graph | None:
         generator = torch.cuda.default_generators[torch.cuda.current_device()]

@@ -103,6 +103,9 @@ class Distiller(LightningModule):
         self.targets = targets or self._ask_teacher
         self.seed = seed
         self.loss = loss
+        # Called where the fit may rest, or has to wait for its device: other fits of this process,
+        # each in a thread of its own, may go on meanwhile.
+        self.pause: Callable[[], None] = _go_on
         self._losses = ValidationLosses()
         # From the tensors of a validation batch to its losses.
         self._evaluate: Callable[..., tuple[Tensor, ...]] = self._losses_of
@@ -148,6 +151,10 @@ class Distiller(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # After all callbacks: nothing of the step is left to do.
+        self.pause()
+
     def on_train_start(self) -> None:
         if self.device.type == "cuda":
             for optimizer in self.trainer.optimizers:
@@ -178,6 +185,8 @@ class Distiller(LightningModule):
         several = self.trainer.world_size > 1
         means_M = self._losses.means(several)
         if not several:
+            if self.device.type == "cuda":
+                self.pause()
             # All at once; whoever reads one of them waits for nothing.
             means_M = means_M.cpu()
         for name, loss in zip(LOSSES, means_M, strict=True):
@@ -211,6 +220,10 @@ class Distiller(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _go_on() -> None:
+    """Where no other fit waits."""
 
 
 def _article_optimizer(parameters: Iterable[Parameter]) -> Optimizer:

@@ -97,6 +97,8 @@ class ManualDistiller(Distiller):
         self._recorded_settings: list[dict[str, Any]] | None = None
         self._parts: _Parts | None = None
         self._teachers_stream: torch.cuda.Stream | None = None
+        # Losses that are to be logged, by step, and the epoch of each: on their way.
+        self._unlogged: dict[int, tuple[int, Tensor]] = {}
 
     @property
     def total_steps(self) -> float:
@@ -137,7 +139,15 @@ class ManualDistiller(Distiller):
             step = Captured(step, "the training step")
         self._parts = _Parts(teacher, student, loss, step)
 
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        self._log_rows()
+
+    def on_train_epoch_end(self) -> None:
+        self._log_rows()
+
     def on_train_end(self) -> None:
+        self._log_rows()
         # A graph keeps its memory as long as it is there.
         self._parts = None
 
@@ -159,10 +169,14 @@ class ManualDistiller(Distiller):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        self._log_rows()
         checkpoint["at_once"] = self.at_once
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Each step sets its seed itself."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The pause is where the steps are launched."""
 
     def on_validation_model_zero_grad(self) -> None:
         """Lightning's gives up the gradients, which a graph will write to again."""
@@ -174,7 +188,7 @@ class ManualDistiller(Distiller):
         optimizer, scheduler = self._optimizer(), self.lr_schedulers()
         taken = loop.manual_optimization.optim_step_progress
         first = loop.total_batch_idx * self.at_once
-        logged = {}
+        logged: dict[int, tuple[int, Tensor]] = {}
         for step, index in enumerate(batch, first):
             loss = self._take_step(index, step)
             if self.capture and not self._steps_in_graph:
@@ -189,10 +203,14 @@ class ManualDistiller(Distiller):
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_before_zero_grad(self.trainer, self, optimizer)
             if self._is_logged(step):
-                logged[step] = loss.clone()
+                logged[step] = (self.current_epoch, loss.clone())
+        # The steps are launched, and the device works.
+        self.pause()
         # The number of the step, by which loggers go and the intervals between rows.
         loop._batches_that_stepped += self.at_once - 1
-        self._log_rows(logged)
+        # Those of the batch before: a device that had to be waited for would then have no work.
+        self._log_rows()
+        self._unlogged = logged
         self.log("train_l1", loss, prog_bar=True, logger=False, batch_size=1)
         return loss.clone()
 
@@ -201,7 +219,7 @@ class ManualDistiller(Distiller):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         # Where Lightning would make it: before it enters autocast.
         with torch.autocast(self.device.type, enabled=False):
-            batch = data.make_batch(index, self.device)
+            batch = data.kept_batch(index, self.device)
         targets = self.targets
         shared = targets if isinstance(targets, CachedTargets) else None
         known = shared.find(batch) if shared is not None else targets(batch)
@@ -265,14 +283,15 @@ class ManualDistiller(Distiller):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(self.trainer.loggers) and every > 0 and (step + 1) % every == 0
 
-    def _log_rows(self, losses: dict[int, Tensor]) -> None:
+    def _log_rows(self) -> None:
         """The rows that Lightning would have logged between the steps."""
+        losses, self._unlogged = self._unlogged, {}
         if not losses:
             return
         # All at once: each value that is fetched waits for the device.
-        values = torch.stack(list(losses.values())).tolist()
-        for step, value in zip(losses, values, strict=True):
-            row = {"train_l1": value, "epoch": self.current_epoch}
+        values = torch.stack([loss for _, loss in losses.values()]).tolist()
+        for (step, (epoch, _)), value in zip(losses.items(), values, strict=True):
+            row = {"train_l1": value, "epoch": epoch}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
         for logger in self.trainer.loggers:

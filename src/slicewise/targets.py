@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from slicewise.atomic import write_atomically
 from slicewise.data.batch import Batch, BatchIndex, Split
+from slicewise.data.recent import Made, Recent
 from slicewise.digest import module_digest
 
 log = logging.getLogger(__name__)
@@ -195,6 +196,8 @@ class CachedTargets:
 
     Attributes:
         computed: How often the teacher was asked for a target.
+        recent: The last training targets that are kept nowhere else, for fits side by side.
+        recent_batches: The batches of the same fits.
 
     Example:
         >>> import torch
@@ -220,7 +223,10 @@ class CachedTargets:
     dtype: torch.dtype | None = None
     step: int = 1
     computed: int = 0
+    recent: Recent[Tensor] = field(default_factory=Recent)
+    recent_batches: Recent[Batch] = field(default_factory=Recent)
     _memory: dict[BatchIndex, Tensor] = field(default_factory=dict)
+    _made: dict[BatchIndex, Made] = field(default_factory=dict)
     _kept: int = 0
     _ahead: dict[BatchIndex, Future[Tensor | None]] = field(default_factory=dict)
     _reader: ThreadPoolExecutor = field(
@@ -235,6 +241,10 @@ class CachedTargets:
             self.keep(batch, target)
         return target if self.dtype is None else target.float()
 
+    def share_recent(self, most: int) -> None:
+        """Has fits that go on side by side share what each of them needs within so many steps."""
+        self.recent.most = self.recent_batches.most = most
+
     def rounded(self, target: Tensor, batch: Batch | None = None) -> Tensor:
         """What the teacher has made, as fits learn it; of a training batch unless given."""
         origin = None if batch is None else batch.origin
@@ -247,6 +257,10 @@ class CachedTargets:
         if index is None:
             return None
         target = self._memory.get(index)
+        if target is not None and index in self._made:
+            self._made[index].wait()
+        if target is None:
+            target = self.recent.find(index)
         if target is None:
             if self.only_if_faster and index.split is Split.TRAIN:
                 self._choose(batch, index)
@@ -303,22 +317,30 @@ class CachedTargets:
             return None
         coming = self._ahead.pop(index, None)
         target = self.store.read(index) if coming is None else coming.result()
-        self._ahead.clear()
+        # Of each fit that is at a place of its own, the last.
+        while len(self._ahead) > self.recent.most:
+            del self._ahead[next(iter(self._ahead))]
         if index.split is Split.TRAIN and target is not None:
             following = index._replace(number=index.number + self.step)
             self._ahead[following] = self._reader.submit(self.store.read, following)
         return target
 
     def _remember(self, index: BatchIndex, target: Tensor) -> None:
-        if index.split is not Split.TRAIN:
-            if self.keep_valid:
-                self._memory[index] = target.clone()
-            return
         size = target.numel() * target.element_size()
-        if self._kept + size <= self.memory_limit:
+        learned = index.split is Split.TRAIN
+        if learned and self._kept + size > self.memory_limit:
+            if self.recent.most > 0:
+                # A graph writes its next result over it.
+                target = target.clone() if target.is_cuda else target
+                self.recent.keep(index, target, target)
+            return
+        if learned:
             self._kept += size
-            # A graph writes its next result over it.
-            self._memory[index] = target.clone()
+        elif not self.keep_valid:
+            return
+        kept = self._memory[index] = target.clone()
+        if (made := Made.now(kept)) is not None:
+            self._made[index] = made
 
 
 def _save(target: Tensor, path: Path) -> None:

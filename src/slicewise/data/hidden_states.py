@@ -14,6 +14,7 @@ from pytorch_lightning import LightningDataModule
 
 from slicewise.arguments import check_integers
 from slicewise.data.batch import Batch, BatchIndex, Split
+from slicewise.data.recent import Recent
 from slicewise.errors import ArgumentError
 
 # Bytes of validation batches that are kept on their device.
@@ -117,6 +118,7 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
     Attributes:
         at_once: How many training batches the Trainer gets as one; None: each by itself.
         valid_at_once: The same of the validation set, which then ends after them.
+        recent: The last training batches, which fits that run beside this one need too.
 
     Raises:
         ArgumentError: A size is not positive.
@@ -169,6 +171,7 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.at_once: int | None = None
         self.valid_at_once: int | None = None
+        self.recent: Recent[Batch] = Recent()
         self._valid: dict[tuple[BatchIndex, torch.device], Batch] = {}
         self._kept = 0
         self._train: BatchIndices | None = None
@@ -246,7 +249,7 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         They stay on the device: each validation wants the same ones.
         """
         if index.split is not Split.VALID:
-            return self.make_batch(index, device)
+            return self._recent_batch(index, device)
         batch = self._valid.get((index, device))
         if batch is None:
             batch = self.make_batch(index, device)
@@ -254,4 +257,12 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
             if self._kept + size <= _MOST_KEPT:
                 self._kept += size
                 self._valid[index, device] = batch
+        return batch
+
+    def _recent_batch(self, index: BatchIndex, device: torch.device) -> Batch:
+        """As `make_batch`; made once for all fits that are at the same place of the stream."""
+        batch = self.recent.find((index, device))
+        if batch is None:
+            batch = self.make_batch(index, device)
+            self.recent.keep((index, device), batch, batch.hidden_states, batch.attention_mask)
         return batch
