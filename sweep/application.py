@@ -88,5 +88,6 @@ def rehearse(config: DictConfig) -> None:
         rehearsal.rehearse(config)
 
 
-# Where the sweeper's workers find it.
+# Where the sweeper's workers find it; and that fits may take turns in one process.
 vars(run)["rehearse"] = rehearse
+vars(run)["side_by_side"] = True

@@ -19,3 +19,18 @@ DIRECTORY = "directory"
 
 # States that count towards the budget.
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def name_beside(worker: str, place: int) -> str:
+    """The name that a trial bears of a worker that runs several: each is claimed by itself.
+
+    Example:
+        >>> name_beside("3f8a21/0-c0de", 2), worker_of("3f8a21/0-c0de:2"), worker_of("w")
+        ('3f8a21/0-c0de:2', '3f8a21/0-c0de', 'w')
+    """
+    return f"{worker}:{place}"
+
+
+def worker_of(name: str) -> str:
+    """The worker that runs the trial which bears a name."""
+    return name.partition(":")[0]

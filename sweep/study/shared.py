@@ -39,6 +39,7 @@ from sweep.study.attributes import (
     REASON,
     STOPPED,
     WORKER,
+    worker_of,
 )
 from sweep.study.space import Point, SearchSpace
 from sweep.study.stopping import StoppingRule
@@ -175,7 +176,7 @@ class SharedStudy:
         """Takes the next trial, or says why there is none.
 
         Args:
-            worker: Name of the claiming worker, which runs none.
+            worker: Name of the claiming worker, which runs none under it.
             dead: Names of workers that no longer live; their trials are put back first.
         """
         self._judge()
@@ -356,7 +357,7 @@ class SharedStudy:
             trial
             for trial in trials
             if trial.state is TrialState.RUNNING
-            and ((worker := trial.user_attrs.get(WORKER)) is None or worker in dead)
+            and ((name := trial.user_attrs.get(WORKER)) is None or worker_of(name) in dead)
         ]
         for trial in lost:
             self._retry(trial, f"worker {trial.user_attrs.get(WORKER)} died")

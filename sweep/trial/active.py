@@ -8,13 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.pruners import WilcoxonPruner
 from optuna.trial import Trial
 
 from sweep.trial.outcome import TrialLost
 from sweep.trial.pareto import ParetoPruner
+
+
+class Place(Protocol):
+    """A trial's place among those that run in one process by turns."""
+
+    @property
+    def others(self) -> int:
+        """How many run beside it now."""
+
+    def pass_turn(self) -> None:
+        """Lets the others go on; returns when it is this one's turn again."""
 
 
 class ActiveTrial:
@@ -30,9 +41,11 @@ class ActiveTrial:
         abandoned: Set when the trial has been given to another worker: it must stop and leave
             everything as it is.
         attributes: For the study's user attributes, told with the result.
+        place: Where it runs side by side with others, else None.
     """
 
     in_study = False
+    place: Place | None = None
 
     def __init__(self, stop: threading.Event) -> None:
         self.stop = stop
@@ -63,6 +76,10 @@ class ActiveTrial:
         It costs nothing while the heartbeat's thread goes on asking the storage.
         """
         return self.abandoned.is_set()
+
+    def has_company(self) -> bool:
+        """Whether others run beside it now, in this process and its memory."""
+        return self.place is not None and self.place.others > 0
 
     def report(
         self, value: float, step: int, known: Mapping[str, float] = MappingProxyType({})
@@ -159,6 +176,19 @@ _stack: list[ActiveTrial] = []
 def active_trial() -> ActiveTrial | None:
     """The trial that this process is running; None between trials."""
     return _stack[-1] if _stack else None
+
+
+def active_trials() -> list[ActiveTrial]:
+    """All that are active, innermost last."""
+    return _stack[:]
+
+
+def set_active(trials: list[ActiveTrial]) -> None:
+    """Makes others the active ones, where several run in this process by turns.
+
+    They are no variable of each thread: a trial may report from any of its own.
+    """
+    _stack[:] = trials
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from sweep.trial.active import ActiveTrial
 from sweep.trial.loggers import Trackers
-from sweep.trial.outcome import End, Outcome, TrialLost
+from sweep.trial.outcome import Crowded, End, Outcome, TrialLost, is_out_of_memory
 from sweep.trial.record import TrialRecord
 from sweep.trial.run import Share
 from sweep.trial.task import Task
@@ -69,4 +69,6 @@ def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
     if outcome.end.is_failure and active.is_lost():
         # What fails because another worker removes its files is no failure of the trial.
         return Outcome.of(TrialLost())
+    if is_out_of_memory(error) and active.has_company():
+        return Outcome.of(Crowded())
     return outcome

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -20,9 +20,10 @@ from slicewise.errors import SlicewiseError
 from slicewise.steps import new_distiller
 from slicewise.students.base import Student
 from slicewise.students.folder import save_student
+from slicewise.targets import CachedTargets
 from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
-from sweep.trial.active import ActiveTrial
+from sweep.trial.active import ActiveTrial, Place
 from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
 from sweep.trial.cache import shared_targets
@@ -72,7 +73,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     """Trains, measures, and fills in the record; returns the objective's values."""
     quiet_lightning()
     task, record, active = trial.task, trial.record, trial.active
-    settings, directory = TrialSettings.of(task.config), task.directory
+    settings, directory = _without_bar(TrialSettings.of(task.config), active), task.directory
     objective = settings.objective
     teacher = load_teacher(settings.teacher)
     lightning.seed_everything(settings.seed, verbose=False)
@@ -93,6 +94,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     best = best_weights(trainer)
     trial.trackers.begin(settings)
     record.hardware, record.precision = hardware_of(trainer), str(trainer.precision)
+    _wait_for_others(trainer, active)
     _measure_cost(student, settings, teacher.hidden_size, trainer, record)
     test = _transfer_test(teacher, trainer, objective)
     checkpoint = usable_checkpoint(directory) if trainer.is_global_zero else None
@@ -116,6 +118,8 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
             seed=settings.seed,
             **asdict(steps),
         )
+    if active.place is not None:
+        _share(active.place, distiller, targets, data)
     try:
         if student.is_trainable:
             path = directory / CHECKPOINT if going_on else None
@@ -134,6 +138,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     if record.valid_l1 is None or not math.isfinite(record.valid_l1):
         raise FitFailed(f"valid_l1 is {record.valid_l1} after {record.steps} steps")
     if test is not None:
+        _wait_for_others(trainer, active)
         student.to(trainer.strategy.root_device)
         record.text_l1, record.text_cosine = test(student)
     if trainer.is_global_zero:
@@ -160,6 +165,34 @@ def _callbacks(
     if active.in_study:
         callbacks.append(LiveProgress(task.trial_directory, part=task.part))
     return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]
+
+
+def _without_bar(settings: TrialSettings, active: ActiveTrial) -> TrialSettings:
+    """Of trials side by side none draws on the terminal."""
+    if active.place is None:
+        return settings
+    return replace(settings, trainer={**settings.trainer, "enable_progress_bar": False})
+
+
+def _share(
+    place: Place, distiller: Distiller, targets: CachedTargets, data: HiddenStatesDataModule
+) -> None:
+    """Lets the fits that run beside this one go on whenever it can wait, and shares with those that
+    are at the same step what both need there."""
+    distiller.pause = place.pass_turn
+    at_once = data.at_once or 1
+    # Those of the round before last are needed by nobody.
+    targets.share_recent(max(2 * at_once, place.others + 1))
+    data.recent = targets.recent_batches
+
+
+def _wait_for_others(trainer: lightning.Trainer, active: ActiveTrial) -> None:
+    """Until a GPU is idle: what others have made is there, and what is measured next is alone.
+
+    The others do nothing before this trial has passed its turn on.
+    """
+    if active.place is not None and trainer.strategy.root_device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _show_targets(distiller: Distiller, data: HiddenStatesDataModule) -> None:

@@ -28,6 +28,13 @@ class TrialLost(TrialStopped):
         super().__init__(reason)
 
 
+class Crowded(TrialStopped):
+    """Memory ran out while others ran beside the trial; with more of it, it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__("out of memory beside other trials")
+
+
 class FitFailed(Exception):
     """The fit came to nothing, and would again."""
 
@@ -129,13 +136,18 @@ _EXCEPTIONS: dict[End, type[Exception]] = {
 }
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or a GPU, has no memory left."""
+    # torch's error by its name: see above.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def reason_of(error: BaseException) -> str:
     """An error in words, for records and tables."""
     text = str(error).strip()
     if isinstance(error, (SlicewiseError, FitFailed, TrialPruned, TrialStopped)):
         return text
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        # torch's, by its name: see above.
+    if is_out_of_memory(error):
         return f"out of memory: {text}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.study.attributes import FINISHED, STOPPED, WORKER
+from sweep.study.attributes import FINISHED, STOPPED, WORKER, worker_of
 from sweep.study.places import trial_folder
 from sweep.study.plan import read_plan
 from sweep.study.presence import Heartbeat, HeartbeatMonitor, process_is_gone, read_heartbeats
@@ -27,7 +27,7 @@ _TELLING_FRACTION = 0.02
 
 @dataclass
 class WorkerStatus:
-    """A worker that lives.
+    """A worker that lives, and one of the trials that it runs.
 
     Attributes:
         label: Its number, with its host where there are several.
@@ -115,18 +115,23 @@ class StudyMonitor:
         )
 
     def _workers(self, trials: Sequence[FrozenTrial]) -> list[WorkerStatus]:
-        running = {t.user_attrs.get(WORKER): t for t in trials if t.state is TrialState.RUNNING}
+        running: dict[str, list[FrozenTrial]] = {}
+        for trial in trials:
+            if trial.state is TrialState.RUNNING:
+                running.setdefault(worker_of(trial.user_attrs.get(WORKER, "")), []).append(trial)
         signs = self._living("worker")
         hosts = {sign.hostname for sign in signs.values()}
         statuses = []
         for name in sorted(signs, key=_place):
-            trial = running.get(name)
             label = str(_place(name)[1])
             if len(hosts) > 1:
                 label += f" {signs[name].hostname}"
-            directory = trial_folder(self._study, trial) if trial else None
-            pulse = read_pulse(directory) if directory else None
-            statuses.append(WorkerStatus(label, trial, pulse))
+            # A row for each of those that it runs side by side.
+            for trial in running.get(name, []):
+                pulse = read_pulse(trial_folder(self._study, trial))
+                statuses.append(WorkerStatus(label, trial, pulse))
+            if name not in running:
+                statuses.append(WorkerStatus(label, None, None))
         return statuses
 
     def _living(self, kind: str) -> dict[str, Heartbeat]:

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from sweep.study.attributes import WORKER
+from sweep.study.attributes import WORKER, worker_of
 from sweep.study.presence import (
     SWEEP_HEARTBEAT_SECONDS,
     HeartbeatMonitor,
@@ -30,7 +30,7 @@ _ORPHAN_SECONDS = 6.0
 
 
 class Lookout:
-    """Monitors the study while trials run: is the sweep there, who died, is our trial ours?"""
+    """Monitors the study while trials run: is the sweep there, who died, are our trials ours?"""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Lookout:
         self._sweeps = HeartbeatMonitor(max(heartbeat, SWEEP_HEARTBEAT_SECONDS))
         self._dead: set[str] = set()
         self._orphaned: float | None = None
-        self._active: StudyTrial | None = None
+        self._active: list[StudyTrial] = []
 
     def check(self) -> None:
         """One round."""
@@ -71,11 +71,10 @@ class Lookout:
                 log.warning("No batch has ended since; this worker ends")
                 logging.shutdown()
                 os._exit(1)
-        active = self._active
-        if active is not None:
+        for active in list(self._active):
             asked = time.monotonic()
             stored = self._storage.get_trial(active.trial._trial_id)
-            if stored.user_attrs.get(WORKER) != self._name:
+            if worker_of(stored.user_attrs.get(WORKER, "")) != self._name:
                 active.abandoned.set()
             elif stored.state is TrialState.RUNNING:
                 active.confirm(asked)
@@ -91,8 +90,8 @@ class Lookout:
     @contextlib.contextmanager
     def over(self, active: StudyTrial) -> Iterator[None]:
         """Watches over one trial."""
-        self._active = active
+        self._active.append(active)
         try:
             yield
         finally:
-            self._active = None
+            self._active.remove(active)

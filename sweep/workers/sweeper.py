@@ -87,6 +87,7 @@ from sweep.trial.record import RECORD_NAME, record_files
 from sweep.trial.settings import seeds_of
 from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
+from sweep.workers.side_by_side import settled
 from sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def sweep(
     max_retries: int,
     heartbeat: float,
     workers_per_gpu: int,
+    side_by_side: Any,
     enqueue: Any,
     warm_start: Any,
     summary: bool,
@@ -148,6 +150,7 @@ def sweep(
         max_retries: How often a trial is taken up again whose worker died.
         heartbeat: Seconds between two signs of life of a worker.
         workers_per_gpu: With `n_jobs=auto`, how many workers share a GPU.
+        side_by_side: How many trials a worker runs side by side at most, or `auto`.
         enqueue: Points that come first: maps, or the path of a CSV file; None: none.
         warm_start: Names of other studies that the sampler learns from; None: none.
         summary: Whether to end with a table of the trials.
@@ -202,6 +205,7 @@ def sweep(
     rule.check(space, len(directions))
     devices = 1 if application is not None else Placement.of(config).devices
     workers = _number_of_workers(config, n_jobs, workers_per_gpu, devices)
+    beside = settled(side_by_side, config, task_function, workers_per_gpu)
     points = _given_points(enqueue, space.with_asked(config))
     sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))
     names = _names(warm_start)
@@ -279,6 +283,7 @@ def sweep(
             heartbeat=heartbeat,
             threads=_threads(config, workers, devices),
             application=application,
+            side_by_side=beside,
         )
         seeds = seeds_of(config) if application is None else ()
         if (unable := _wilcoxon_unable(new_pruner(pruner_node), len(seeds))) is not None:
@@ -290,12 +295,13 @@ def sweep(
             sampler_line(sampler_name, sampler_node, space, n_trials, len(directions), workers),
         )
         log.info(
-            "Study %s: %d of %d trials done, %d worker%s, in %s",
+            "Study %s: %d of %d trials done, %d worker%s%s, in %s",
             name,
             shared.finished(),
             int(min(n_trials, space.size())),
             workers,
             "" if workers == 1 else "s",
+            "" if beside == 1 else f", up to {beside} trials side by side",
             directory,
         )
         try:
@@ -339,11 +345,14 @@ def _launch(
     fixed = [*worker.space.overrides({}), "hydra.sweep.subdir=workers/${hydra.job.num}"]
     n_trials = read_plan(study).n_trials
     launched_by = config.hydra.runtime.choices.get("hydra/launcher")
-    # One worker of this machine says itself what it does.
-    if workers == 1 and launched_by in _ON_TERMINAL:
+    # One worker of this machine says itself what it does; of several trials side by side also this
+    # process which has ended, unless they are in it, and have the log.
+    says_itself = _ON_TERMINAL if worker.side_by_side == 1 else (_IN_THIS_PROCESS,)
+    if workers == 1 and launched_by in says_itself:
         showing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda: None)
     else:
-        showing = shown_progress(study, n_trials, live=launched_by in _INTO_FILES)
+        into_files = workers > 1 and launched_by in _INTO_FILES
+        showing = shown_progress(study, n_trials, live=into_files)
     if launched_by != _IN_THIS_PROCESS:
         # While the workers work, this process has nothing to do.
         threading.Thread(target=load_drawing, name="report", daemon=True).start()

@@ -36,7 +36,7 @@ from sweep.command_line import speak_for
 from sweep.console import message_of
 from sweep.devices import started_by_torchrun
 from sweep.signals import stop_on_signals
-from sweep.study.attributes import DIRECTORY
+from sweep.study.attributes import ATTEMPTS, DIRECTORY, name_beside
 from sweep.study.compose import TrialComposer, output_directory
 from sweep.study.presence import SWEEP_HEARTBEAT_SECONDS, Presence, own_heartbeat
 from sweep.study.samplers import LearningStudy
@@ -45,11 +45,13 @@ from sweep.study.space import SearchSpace
 from sweep.study.stopping import new_rule
 from sweep.study.storage import open_storage
 from sweep.study.suggestions import TrialSampler
-from sweep.trial.active import StudyTrial, activated
+from sweep.trial.active import Place, StudyTrial, activated
 from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
 from sweep.trial.outcome import End, Outcome, RankDied, reason_of
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
+from sweep.workers.side_by_side import Claimed, SideBySide, on_gpu
+from sweep.workers.turns import Seat
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Worker:
         heartbeat: Seconds between two signs of life.
         threads: CPU threads of each of its processes; None: as the environment says.
         application: Whose task it is, where it is not this package's own.
+        side_by_side: How many trials each runs side by side, at most.
     """
 
     config: DictConfig
@@ -96,6 +99,7 @@ class Worker:
     heartbeat: float
     threads: int | None
     application: AnyApplication | None
+    side_by_side: int = 1
 
     def __call__(self, worker_config: DictConfig) -> dict[str, Any]:
         """Works until there is nothing left; returns how many trials it ran and why it ended."""
@@ -132,6 +136,8 @@ class Worker:
         mistake = self._mistake_of_all(composer)
         if mistake is not None:
             return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
+        if self.side_by_side > 1:
+            return self._work_side_by_side(name, shared, watch, composer)
         ran = 0
         while not watch.stop.is_set():
             asked = time.monotonic()
@@ -145,6 +151,43 @@ class Worker:
                 self._run(claim, asked, name, shared, watch, composer)
                 ran += 1
         return {"trials": ran, "end": "STOPPED"}
+
+    def _work_side_by_side(
+        self, name: str, shared: SharedStudy, watch: Lookout, composer: TrialComposer
+    ) -> dict[str, Any]:
+        """As `_work`, with several trials at a time."""
+
+        def claim(place: int) -> Claimed | Rest:
+            asked, own = time.monotonic(), name_beside(name, place)
+            trial = shared.claim(own, watch.dead_workers())
+            if isinstance(trial, Rest):
+                return trial
+            config = None
+            with contextlib.suppress(HydraException, OmegaConfBaseException, SlicewiseError):
+                config = composer.compose(trial.params)
+            died = trial.user_attrs.get(ATTEMPTS, 0)
+            is_last = 0 < died >= self.budget.max_retries
+            return Claimed(trial, own, place, asked, config, is_last)
+
+        def run(claimed: Claimed, seat: Seat) -> Outcome:
+            trial, asked = claimed.trial, claimed.asked
+            return self._run(trial, asked, claimed.name, shared, watch, composer, seat)
+
+        side_by_side = SideBySide(
+            self.side_by_side,
+            on_gpu(self.config),
+            claim,
+            run,
+            lambda claimed: shared.put_back(claimed.trial, claimed.name),
+            watch.stop.is_set,
+        )
+        while not watch.stop.is_set():
+            rest = side_by_side.work()
+            if rest is Rest.WAIT:
+                watch.stop.wait(_WAIT_SECONDS)
+            elif rest is not None:
+                return {"trials": side_by_side.ran, "end": rest.name}
+        return {"trials": side_by_side.ran, "end": "STOPPED"}
 
     def _mistake_of_all(self, composer: TrialComposer) -> str | None:
         """What is wrong with every trial alike, found before any is claimed; None: nothing is.
@@ -171,13 +214,15 @@ class Worker:
         shared: SharedStudy,
         watch: Lookout,
         composer: TrialComposer,
-    ) -> None:
+        place: Place | None = None,
+    ) -> Outcome:
         """Runs one trial, claimed at a moment, to whatever end, and tells the study."""
         # Two rounds of the heartbeat's thread; it takes others six heartbeats to find us dead.
         trusted = 2 * min(self.heartbeat, SWEEP_HEARTBEAT_SECONDS)
         is_ours = functools.partial(shared._belongs, trial, name)
         active = StudyTrial(trial, watch.stop, is_ours, trusted)
         active.confirm(claimed)
+        active.place = place
         try:
             with watch.over(active):
                 outcome = self._outcome(active, composer)
@@ -190,11 +235,11 @@ class Worker:
             if started_by_torchrun():
                 # It started the ranks, and starts them again.
                 raise RankDied(outcome.reason)
-            return
+            return outcome
         if outcome.end is End.STOPPED:
             shared.put_back(trial, name)
             log.info("Trial %d stopped; it waits to be continued", trial.number)
-            return
+            return outcome
         with contextlib.suppress(UpdateFinishedTrialError):  # By another worker.
             for key, value in active.attributes.items():
                 trial.set_user_attr(key, value)
@@ -203,6 +248,7 @@ class Worker:
             log.warning("Trial %d failed: %s", trial.number, outcome.reason)
         elif told and outcome.end is End.PRUNED:
             log.info("Trial %d %s", trial.number, outcome.reason)
+        return outcome
 
     def _outcome(self, active: StudyTrial, composer: TrialComposer) -> Outcome:
         """Runs the trial as a Hydra job; how it ended."""

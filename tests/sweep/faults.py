@@ -98,6 +98,20 @@ class Raise(Callback):
             raise self.ERRORS[self.what]
 
 
+class OutOfMemoryBeside(Callback):
+    """One of the trials runs out of memory in its second step, as long as others run beside it."""
+
+    def __init__(self, trial: int, what: str) -> None:
+        self.trial = trial
+        self.what = what
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        place = running().place
+        crowded = place is not None and place.others >= 2
+        if crowded and running().number == self.trial and trainer.global_step == 1:
+            raise Raise.ERRORS[self.what]
+
+
 class RemoveFile(Callback):
     """A file goes away as soon as a trial has been fitted."""
 

@@ -170,6 +170,11 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # With n_jobs=auto, how many workers share a GPU; its memory must hold a fit of each.
     workers_per_gpu: int = 1
 
+    # Trials that a worker runs side by side, at most, as far as memory goes. Each is the fit that
+    # it is alone; they share batches, the teacher's answers, and a GPU that one leaves idle.
+    # auto: 8 on a GPU; on a CPU 4 where the teacher is asked anew (data.cache=off), else 1.
+    side_by_side: Any = "auto"
+
     # Failed trials, as a share of n_trials, after which the sweep stops.
     max_failure_rate: float = 0.5
 

@@ -34,7 +34,7 @@ from sweep.console import INTERRUPTED
 from sweep.resolvers import register_resolvers
 from sweep.study.shared import quiet_optuna
 from sweep.trial import fit as fitting
-from sweep.trial.active import StudyTrial, activated
+from sweep.trial.active import Place, StudyTrial, activated
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
 from sweep.trial.metrics_file import MetricsFile
 from sweep.trial.outcome import TrialStopped
@@ -65,6 +65,7 @@ class Fit:
 
     directory: Path
     study: optuna.Study = field(default_factory=optuna.create_study)
+    place: Place | None = None
 
     def run(self, *overrides: str) -> Any:
         """What `run_trial` returns; raises TrialStopped where the trial stops."""
@@ -72,7 +73,9 @@ class Fit:
         HydraConfig.instance().set_config(config)
         waiting = self.study.trials
         trial = Trial(self.study, waiting[0]._trial_id) if waiting else self.study.ask()
-        with activated(StudyTrial(trial, threading.Event())):
+        active = StudyTrial(trial, threading.Event())
+        active.place = self.place
+        with activated(active):
             return run_trial(config, fitting.fit, "sweep.trial.fit.fit")
 
     def run_until_stopped(self, *overrides: str) -> int:
@@ -122,7 +125,9 @@ class Fit:
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> bytes:
     with initialize_config_dir(str(application.config_directory()), job_name="sweep"):
-        given = ["experiment=tiny", "study=s", "student.qkv_layers=2", *overrides]
+        another = any(text.startswith("student=") for text in overrides)
+        student = [] if another else ["student.qkv_layers=2"]
+        given = ["experiment=tiny", "study=s", *student, *overrides]
         return pickle.dumps(compose("config", given, return_hydra_config=True))
 
 
