@@ -1,0 +1,197 @@
+"""Trials side by side, against one after the other: python benchmarks/side_by_side.py
+
+Three students of different depth on the CPU, their teacher computed for each batch or its outputs
+cached; results go to benchmarks/results/side_by_side.md.
+
+On a GPU, `--gpu`: sixteen trials of 2,000 steps of the article's student, against the first layers
+of a random BERT, 384 and 768 wide; results go to benchmarks/results/side_by_side_gpu.md. Further
+rows are measured as long as that ends within `--limit` seconds. Without a GPU the same runs on the
+CPU, with smaller numbers: --gpu --trials 3 --steps 20 --hidden 24 data.batch_size=4
+data.seq_length=8
+
+A sweep's time is that from its first trial's beginning to its last one's end: starting the process
+and importing libraries is no part of it. Both ways give the same losses, of which the largest
+difference is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import optuna
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from machine import Table, description
+
+from sweep.__main__ import main as sweep_main
+from sweep.study.storage import open_storage
+
+CPU_COLUMNS = "teacher|side by side|s|times as fast|difference of losses"
+GPU_COLUMNS = (
+    "H|teacher|side by side|s|of the time of one after the other|ms for each student's step|"
+    "difference of losses"
+)
+
+
+class Swept(NamedTuple):
+    """What a sweep took, and came to.
+
+    Attributes:
+        seconds: From its first trial's beginning to its last one's end.
+        losses: Of its trials, by their values.
+    """
+
+    seconds: float
+    losses: dict[str, float]
+
+    def difference(self, other: Swept) -> str:
+        """The largest between two losses of the same values; 0 where they are the same digits."""
+        assert self.losses.keys() == other.losses.keys()
+        largest = max(abs(self.losses[key] - other.losses[key]) for key in self.losses)
+        return f"{largest:.1g}"
+
+
+@contextlib.contextmanager
+def empty_folder() -> Iterator[None]:
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+
+def swept(side_by_side: int, *overrides: str) -> Swept:
+    """Runs a sweep in this process, in an empty folder."""
+    said = io.StringIO()
+    with empty_folder():
+        sys.argv = [
+            *("sweep", "-m", "study=s", "hydra/launcher=basic", "hydra/sweeper/sampler=grid"),
+            *("hydra.sweeper.summary=false", f"hydra.sweeper.side_by_side={side_by_side}"),
+            *("trainer.enable_progress_bar=false", *overrides),
+        ]
+        GlobalHydra.instance().clear()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = sweep_main()
+        # Its log is closed, and its handlers write to what is no more.
+        logging.root.handlers[:] = []
+        if code:
+            raise RuntimeError(said.getvalue())
+        study = optuna.load_study(
+            study_name="s", storage=open_storage("sqlite:///multirun/studies.db")
+        )
+        trials = study.get_trials()
+    began = min(trial.datetime_start for trial in trials if trial.datetime_start)
+    ended = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
+    losses = {str(sorted(trial.params.items())): trial.values[0] for trial in trials}
+    return Swept((ended - began).total_seconds(), losses)
+
+
+def on_cpu(steps: int, rounds: int, overrides: list[str]) -> None:
+    common = (
+        *("student.qkv_layers=1,2,4", "trainer.accelerator=cpu"),
+        *("data.batch_size=32", "data.seq_length=128", f"data.train_batches={steps}"),
+        *("data.valid_batches=5", "trainer.val_check_interval=1.0"),
+    )
+    text = [
+        "`python benchmarks/side_by_side.py`",
+        f"{description()}. `-m student.qkv_layers=1,2,4`, {steps} steps and 5 validation batches "
+        f"of 32 x 128 a trial, two layers of MiniLM; medians of {rounds} sweeps each, by turns.",
+    ]
+    table = Table("side_by_side.md", "Trials side by side", text, CPU_COLUMNS)
+    swept(1, *common, *overrides, "data.train_batches=2", "data.valid_batches=1")
+    for mode, teacher in (("off", "computed"), ("auto", "cached")):
+        given = (*common, f"data.cache={mode}", *overrides)
+        pairs = [(swept(3, *given), swept(1, *given)) for _ in range(rounds)]
+        beside = statistics.median(pair[0].seconds for pair in pairs)
+        alone = statistics.median(pair[1].seconds for pair in pairs)
+        table.add([teacher, "1", f"{alone:.1f}", "", ""])
+        difference = pairs[0][0].difference(pairs[0][1])
+        table.add([teacher, "3", f"{beside:.1f}", f"{alone / beside:.2f}", difference])
+
+
+def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: list[str]) -> None:
+    started = time.perf_counter()
+    rates = ",".join(f"{1e-3 * (1 + number / 10):.4g}" for number in range(trials))
+    text = [
+        "`python benchmarks/side_by_side.py --gpu`",
+        f"{description()}. {trials} trials of {steps} steps of `experiment=article`, 32 x 128 "
+        "tokens, against two layers of a random BERT; one worker, in one process.",
+    ]
+    table = Table("side_by_side_gpu.md", "Trials side by side on a GPU", text, GPU_COLUMNS)
+
+    def run(width: int, mode: str, side_by_side: int, number: int, *more: str) -> Swept:
+        rest = rates.split(",")[:number]
+        return swept(
+            side_by_side,
+            *("experiment=article", "teacher=random_bert", f"teacher.hidden_size={width}"),
+            *(f"teacher.intermediate_size={4 * width}", f"optimizer.lr={','.join(rest)}"),
+            *(f"data.train_batches={steps // 2}", f"data.cache={mode}", "data.cache_limit=32"),
+            *(*overrides, *more),
+        )
+
+    alone: dict[tuple[int, str], Swept] = {}
+    spent = {}
+    # Before anything is measured, all that a process does once.
+    run(widths[0], "auto", 2, 2, "data.train_batches=50")
+    courses = [(width, "auto", k) for width in widths for k in (1, 8)]
+    courses += [(width, "auto", 16) for width in widths]
+    courses += [(width, "off", k) for width in widths for k in (8, 1)]
+    courses += [(width, "auto", 4) for width in widths]
+    for width, mode, side_by_side in courses:
+        # No longer than what was measured of this width took longest, or else of all.
+        known = [took for (other, _), took in spent.items() if other == width] or [0.0]
+        expected = max(known) * (1.0 if side_by_side > 1 else 1.2)
+        if time.perf_counter() - started + expected > limit:
+            continue
+        began = time.perf_counter()
+        result = run(width, mode, side_by_side, trials)
+        key = (width, mode)
+        spent[width, f"{mode}-{side_by_side}"] = time.perf_counter() - began
+        if side_by_side == 1:
+            alone[key] = result
+        one = alone.get(key)
+        table.add(
+            [
+                str(width),
+                "computed" if mode == "off" else "cached",
+                str(side_by_side),
+                f"{result.seconds:.1f}",
+                "" if one is None else f"{result.seconds / one.seconds:.2f}",
+                f"{1000 * result.seconds / (trials * steps):.3f}",
+                "" if one is None or one is result else result.difference(one),
+            ]
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--gpu", action="store_true", help="what only a GPU can show")
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hidden", type=int, action="append", help="H; 384 and 768 unless given")
+    parser.add_argument("--limit", type=float, default=225.0, help="seconds, of --gpu")
+    options, overrides = parser.parse_known_args()
+    if options.gpu:
+        steps = options.steps or 2000
+        on_gpu(options.trials, steps, options.hidden or [384, 768], options.limit, overrides)
+    else:
+        on_cpu(options.steps or 30, options.rounds, overrides)
+
+
+if __name__ == "__main__":
+    main()
