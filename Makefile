@@ -27,6 +27,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/at_once.py
+	$(BIN)/python benchmarks/side_by_side.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/gap.py
 	$(BIN)/python benchmarks/memory.py

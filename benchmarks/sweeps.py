@@ -85,6 +85,8 @@ def eight_trials(trials: int, steps: int, overrides: list[str], workers: int = 1
         *("-m", "sweep", "-m", "study=s", "experiment=article", "teacher=random_bert"),
         *(f"optimizer.lr={rates}", f"data.train_batches={steps // 2}", "trainer.max_epochs=2"),
         *(f"hydra.sweeper.n_jobs={workers}", "trainer.enable_progress_bar=false"),
+        # One after the other: where each one's time goes. Together: benchmarks/side_by_side.py.
+        "hydra.sweeper.side_by_side=1",
         "+callbacks.clock={_target_: clock.Clock, directory: '${hydra:runtime.output_dir}'}",
         *overrides,
     ]

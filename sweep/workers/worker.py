@@ -108,6 +108,9 @@ class Worker:
         if self.threads is not None:
             # Read by torch when it is imported, which the first trial does.
             os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        if self.side_by_side > 1:
+            # Read by CUDA when it starts: a queue for each of the streams, not eight for all.
+            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         # A replacement must not pass for the worker that died in its place.
         place = Path(HydraConfig.get().runtime.output_dir).name
         name = f"{self.sweep}/{place}-{secrets.token_hex(2)}"

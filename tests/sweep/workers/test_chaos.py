@@ -26,9 +26,9 @@ COURSES = {
         "sqlite:///multirun/studies.db",
         ("optimizer.weight_decay=range(0,20)", "objective.seeds=[0,1]", "data.train_batches=120"),
     ),
-    "journal": (
+    "journal, three side by side": (
         "journal:///multirun/studies.log",
-        ("seed=range(0,20)", "data.train_batches=240"),
+        ("seed=range(0,20)", "data.train_batches=240", "hydra.sweeper.side_by_side=3"),
     ),
 }
 

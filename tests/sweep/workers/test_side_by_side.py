@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 from slicewise.errors import ArgumentError
 from sweep import application
+from sweep.console import INTERRUPTED
 from sweep.resolvers import register_resolvers
 from sweep.study.attributes import REASON, WORKER, name_beside, worker_of
 from sweep.study.presence import own_heartbeat, write_heartbeat
@@ -111,6 +112,17 @@ def test_out_of_memory_halves_how_many_run_and_goes_on(
     assert len(trials) == 4
     # It was nobody's fault.
     assert not any("attempts" in trial.user_attrs for trial in trials)
+
+
+def test_all_of_them_stop_with_their_sweep_and_go_on_with_it(sweep: Sweep) -> None:
+    given = ("-m", "optimizer.lr=1e-3,2e-3,1e-2", "study=beside", "hydra.sweeper.side_by_side=2")
+    assert sweep(*given, STOP % 5) == INTERRUPTED
+    trials = trials_of("beside")
+    assert [trial.state for trial in trials] == [TrialState.WAITING] * 2
+    assert [max(trial.intermediate_values) for trial in trials] == [4, 4]
+    assert sweep(*given, "+resume=force") == 0
+    assert [trial.state for trial in trials_of("beside")] == [TrialState.COMPLETE] * 3
+    assert not any("attempts" in trial.user_attrs for trial in trials_of("beside"))
 
 
 # Without a sweep around them.
@@ -259,8 +271,7 @@ CAPTURED = (
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("most", [3, 6])
+@pytest.mark.parametrize(("most", "precision"), [(3, "32-true"), (6, "bf16-mixed")])
 def test_captured_side_by_side_and_alone_are_the_same(
     fits: Callable[[str], Fit], most: int, precision: str
 ) -> None:
