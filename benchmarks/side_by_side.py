@@ -32,14 +32,17 @@ import optuna
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from machine import Table, description
+from optuna.trial import TrialState
 
 from sweep.__main__ import main as sweep_main
 from sweep.study.storage import open_storage
 
-CPU_COLUMNS = "teacher|side by side|s|times as fast|difference of losses"
+CPU_COLUMNS = (
+    "teacher|side by side|s|times as fast|s of the processor|times as cheap|difference of losses"
+)
 GPU_COLUMNS = (
     "H|teacher|side by side|s|of the time of one after the other|ms for each student's step|"
-    "difference of losses"
+    "ms of the processor|difference of losses"
 )
 
 
@@ -48,10 +51,12 @@ class Swept(NamedTuple):
 
     Attributes:
         seconds: From its first trial's beginning to its last one's end.
+        processor: Seconds of the processor, which say more where others compute beside.
         losses: Of its trials, by their values.
     """
 
     seconds: float
+    processor: float
     losses: dict[str, float]
 
     def difference(self, other: Swept) -> str:
@@ -82,20 +87,22 @@ def swept(side_by_side: int, *overrides: str) -> Swept:
             *("trainer.enable_progress_bar=false", *overrides),
         ]
         GlobalHydra.instance().clear()
+        used = time.process_time()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = sweep_main()
+        used = time.process_time() - used
         # Its log is closed, and its handlers write to what is no more.
         logging.root.handlers[:] = []
-        if code:
-            raise RuntimeError(said.getvalue())
         study = optuna.load_study(
             study_name="s", storage=open_storage("sqlite:///multirun/studies.db")
         )
         trials = study.get_trials()
+    if code or not all(trial.state is TrialState.COMPLETE for trial in trials):
+        raise RuntimeError(said.getvalue())
     began = min(trial.datetime_start for trial in trials if trial.datetime_start)
     ended = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
     losses = {str(sorted(trial.params.items())): trial.values[0] for trial in trials}
-    return Swept((ended - began).total_seconds(), losses)
+    return Swept((ended - began).total_seconds(), used, losses)
 
 
 def on_cpu(steps: int, rounds: int, overrides: list[str]) -> None:
@@ -114,11 +121,18 @@ def on_cpu(steps: int, rounds: int, overrides: list[str]) -> None:
     for mode, teacher in (("off", "computed"), ("auto", "cached")):
         given = (*common, f"data.cache={mode}", *overrides)
         pairs = [(swept(3, *given), swept(1, *given)) for _ in range(rounds)]
-        beside = statistics.median(pair[0].seconds for pair in pairs)
-        alone = statistics.median(pair[1].seconds for pair in pairs)
-        table.add([teacher, "1", f"{alone:.1f}", "", ""])
         difference = pairs[0][0].difference(pairs[0][1])
-        table.add([teacher, "3", f"{beside:.1f}", f"{alone / beside:.2f}", difference])
+        times: dict[str, list[float]] = {"3": [], "1": []}
+        for number, sweeps in zip(times, zip(*pairs, strict=True), strict=True):
+            times[number] = [
+                statistics.median(one.seconds for one in sweeps),
+                statistics.median(one.processor for one in sweeps),
+            ]
+        for number in ("1", "3"):
+            cells = [teacher, number]
+            for time_taken, alone in zip(times[number], times["1"], strict=True):
+                cells += [f"{time_taken:.1f}", f"{alone / time_taken:.2f}"]
+            table.add([*cells, "" if number == "1" else difference])
 
 
 def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: list[str]) -> None:
@@ -156,7 +170,12 @@ def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: 
         if time.perf_counter() - started + expected > limit:
             continue
         began = time.perf_counter()
-        result = run(width, mode, side_by_side, trials)
+        try:
+            result = run(width, mode, side_by_side, trials)
+        except RuntimeError as error:
+            # The others may still be worth knowing.
+            print(*str(error).splitlines()[-60:], sep="\n", file=sys.stderr, flush=True)
+            continue
         key = (width, mode)
         spent[width, f"{mode}-{side_by_side}"] = time.perf_counter() - began
         if side_by_side == 1:
@@ -170,6 +189,7 @@ def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: 
                 f"{result.seconds:.1f}",
                 "" if one is None else f"{result.seconds / one.seconds:.2f}",
                 f"{1000 * result.seconds / (trials * steps):.3f}",
+                f"{1000 * result.processor / (trials * steps):.3f}",
                 "" if one is None or one is result else result.difference(one),
             ]
         )
