@@ -160,7 +160,6 @@ def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: 
     # Before anything is measured, all that a process does once.
     run(widths[0], "auto", 2, 2, "data.train_batches=50")
     courses = [(width, "auto", k) for width in widths for k in (1, 8)]
-    courses += [(width, "auto", 16) for width in widths]
     courses += [(width, "off", k) for width in widths for k in (8, 1)]
     courses += [(width, "auto", 4) for width in widths]
     for width, mode, side_by_side in courses:

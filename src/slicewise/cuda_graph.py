@@ -6,6 +6,7 @@ graph launches all of them at once, with the same results.
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from collections.abc import Callable
@@ -137,15 +138,26 @@ def own_stream(owner: object) -> torch.cuda.Stream:
     Raises:
         RuntimeError: All streams are somebody's.
     """
+    stream = _free_stream()
+    if stream is None:
+        # Owners that are gone may be known to each other.
+        gc.collect()
+        stream = _free_stream()
+    if stream is not None:
+        _owned.add(stream.cuda_stream)
+        weakref.finalize(owner, _owned.discard, stream.cuda_stream)
+        return stream
+    raise RuntimeError(f"all {len(_owned)} CUDA streams are taken by graphs")
+
+
+def _free_stream() -> torch.cuda.Stream | None:
+    """One that nobody has as his own; None where all are taken."""
     for priority in _PRIORITIES:
         for _ in range(_STREAMS_OF_TORCH):
             stream = torch.cuda.Stream(priority=priority)  # type: ignore[no-untyped-call]
-            handle: int = stream.cuda_stream
-            if handle not in _owned:
-                _owned.add(handle)
-                weakref.finalize(owner, _owned.discard, handle)
+            if stream.cuda_stream not in _owned:
                 return stream
-    raise RuntimeError(f"all {len(_owned)} CUDA streams are taken by graphs")
+    return None
 
 
 def on_side_stream(

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 _ON_A_GPU = 8
 # Where the teacher is asked anew for each batch: once for all of them.
 _WITH_THE_TEACHER_COMPUTED = 4
-# A stream for each; torch has so many.
-_MOST = 32
+# Each has a CUDA stream of its own, and three for its graphs; torch has 64 in all.
+_MOST = 10
 # Between two questions to the study whether others have left a trial, while trials run.
 _ASK_AGAIN_SECONDS = 5.0
 # What is free must be so much more than what each of those that run has taken.
@@ -190,7 +190,7 @@ class SideBySide:
     ) -> None:
         self.ran = 0
         self._most = most
-        self._streams = _new_streams(most) if on_gpu else []
+        self._streams = self._new_streams(most) if on_gpu else []
         self._on_gpu = bool(self._streams)
         self._claim = claim
         self._run = run
@@ -299,19 +299,18 @@ class SideBySide:
                 self._most = max(1, together // 2)
                 log.warning("Out of memory: %d trials side by side from here on", self._most)
 
+    def _new_streams(self, number: int) -> list[Any]:
+        """One for each place; none where torch finds no GPU."""
+        load_libraries(on_gpu=True)
+        import torch
+
+        from slicewise.cuda_graph import own_stream
+
+        return [own_stream(self) for _ in range(number)] if torch.cuda.is_available() else []
+
     def _free_place(self) -> int:
         taken = {running.claimed.place for running in self._running}
         return next(place for place in itertools.count() if place not in taken)
-
-
-def _new_streams(number: int) -> list[Any]:
-    """One after the other: torch gives out so many, and then the first again."""
-    load_libraries(on_gpu=True)
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.Stream() for _ in range(number)]  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
