@@ -313,7 +313,7 @@ def test_by_itself_it_is_one_on_a_cpu_unless_the_teacher_is_asked_anew() -> None
     ("override", "reason"),
     [
         ("trainer.devices=2", "a fit on several devices"),
-        ("+objective.seeds=[0,1]", "fits several students"),
+        ("objective.seeds=[0,1]", "fits several students"),
         ("objective.metrics=[seconds]", "counts what others take"),
         ("trainer.max_time='00:00:01:00'", "counts what others take"),
         ("trainer.val_check_interval='00:00:01:00'", "goes by the clock"),
