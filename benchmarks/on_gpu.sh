@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What only a GPU can show, in under five minutes: benchmarks/on_gpu.sh [FOLDER]
 #
-# The tests that need one, whole sweeps against the article's loop, the start, fits that once failed
-# on one. A log for each in FOLDER, with the tables that the benchmarks made, and a short table last.
+# Whole sweeps against the article's loop, trials side by side, the tests that need a GPU, fits that
+# once failed on one, the start. A log for each in FOLDER, with the tables that the benchmarks made, and a short table last.
 # SECONDS_EACH=240 bounds each; Ctrl-C ends the one that runs and goes on to the table. Where packages
 # cannot be downloaded, put wheels of what pyproject.toml names (but torch, transformers and
 # pytorch-lightning) into wheels/ first.
@@ -44,7 +44,7 @@ run() {
 said() {
     local log="$folder/$1.log"
     case $1 in
-    sweeps | start) grep -E '^\| |seconds|typed' "$log" | grep -v -- '---' | head -n 3 | tail -n 1 ;;
+    sweeps | beside | start) grep -E '^\| |seconds|typed' "$log" | grep -v -- '---' | head -n 3 | tail -n 1 ;;
     tests) tail -n 1 "$log" ;;
     *) grep -E 'valid_l1|cosine|Error|nan|CUDA graph|kernel by kernel' "$log" | tail -n 1 ;;
     esac | cut -c1-150
@@ -58,11 +58,14 @@ study() {
 
 if [ -n "$small" ]; then
     many=(--gpu --trials 2 --steps 20 --batch 2 --hidden 24 experiment=tiny data.seq_length=8)
+    beside=(--gpu --trials 3 --steps 20 --hidden 24 data.batch_size=4 data.seq_length=8)
     begin=(--rounds 1 experiment=tiny data.batch_size=4 data.seq_length=8)
     teacher=(experiment=tiny data.batch_size=4 data.seq_length=16 data.train_batches=20)
     chosen=(tests/slicewise/test_steps.py -k "recorded or rounded")
 else
     many=(--gpu)
+    # What has a bar: one by one and eight at a time, 384 and 768 wide.
+    beside=(--gpu --limit 60)
     begin=(--rounds 2 teacher=random_bert)
     # bfloat16 on padded text: was not a number after 200 steps, when masks were the lowest float32.
     teacher=(experiment=article teacher=random_bert data.batch_size=32 data.seq_length=128
@@ -74,6 +77,9 @@ fi
 
 cd "$root" || exit
 run sweeps "$python" "$root/benchmarks/sweeps.py" "${many[@]}"
+run beside "$python" "$root/benchmarks/side_by_side.py" "${beside[@]}"
+run tests "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
+    "${chosen[@]/#tests/$root/tests}"
 study text "${teacher[@]}" data=text optimizer.lr=1e-3
 # The same without graphs: its losses must be the same to the last digit.
 study text_off "${teacher[@]}" data=text optimizer.lr=1e-3 steps.capture=off
@@ -81,16 +87,14 @@ study text_off "${teacher[@]}" data=text optimizer.lr=1e-3 steps.capture=off
 study scaled "${teacher[@]}" trainer.precision=16-mixed data.train_batches=20
 # Solved for on the device where the teacher is.
 study linear "${teacher[@]}" data=text student=linear data.train_batches=20
-run tests "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
-    "${chosen[@]/#tests/$root/tests}"
 run start "$python" "$root/benchmarks/start.py" "${begin[@]}"
-cp benchmarks/results/sweeps_gpu.md benchmarks/results/start*.md "$folder" 2>/dev/null
+cp benchmarks/results/{sweeps,side_by_side,start}_gpu.md "$folder" 2>/dev/null
 
 echo
 "$python" -c 'import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")'
 printf '%s\n' "${table[@]}"
 echo
-grep -h '^|' "$folder"/sweeps.log 2>/dev/null
+grep -h '^|' "$folder"/{sweeps,beside}.log 2>/dev/null
 grep -hE 'typed' "$folder"/start.log 2>/dev/null
 for name in text text_off; do
     echo "$name: $(grep -oE '"(valid_l1|train_l1)": [-0-9.a-zN]+' \
