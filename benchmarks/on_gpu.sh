@@ -64,7 +64,7 @@ if [ -n "$small" ]; then
     chosen=(tests/slicewise/test_steps.py -k "recorded or rounded")
 else
     many=(--gpu)
-    # What has a bar: one by one and eight at a time, 384 and 768 wide.
+    # One by one and eight at a time, 384 and 768 wide.
     beside=(--gpu --limit 60)
     begin=(--rounds 2 teacher=random_bert)
     # bfloat16 on padded text: was not a number after 200 steps, when masks were the lowest float32.

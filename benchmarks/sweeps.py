@@ -164,11 +164,9 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
         "what|seconds in all|article's loop / this|until the first step|a trial|steps a second|"
         "validations|besides|between two trials",
     )
-    one = "hydra.sweeper.side_by_side=1"
     for name, added in [
         ("as it is", []),
-        ("one by one", [one, "hydra.sweeper.n_trials=4"]),
-        ("one by one, no cache", [one, "data.cache=off", "hydra.sweeper.n_trials=2"]),
+        ("no cache", ["data.cache=off", "hydra.sweeper.n_trials=2"]),
     ]:
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
@@ -176,19 +174,17 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
             taken = seconds_in(folder, [sys.executable, *command], environment)
             found = Course.of(Path(folder))
         done = len(found.wholes)
-        cells = [
-            f"{name}, {done} trials",
-            f"{taken:.1f}",
-            f"{article * done / trials / taken:.1f}",
-            f"{found.first - began:.1f}",
-        ]
-        if one in added or max(found.gaps) > 0:
-            cells += [_spread(found.wholes), f"{steps / statistics.median(found.wholes):.0f}"]
-            cells += map(_spread, (found.validating, found.besides, found.gaps))
-        else:
-            # They run at the same time: what each of them took says nothing.
-            cells += [""] * 5
-        table.add(cells)
+        table.add(
+            [
+                f"{name}, {done} trials",
+                f"{taken:.1f}",
+                f"{article * done / trials / taken:.1f}",
+                f"{found.first - began:.1f}",
+                _spread(found.wholes),
+                f"{steps / statistics.median(found.wholes):.0f}",
+                *map(_spread, (found.validating, found.besides, found.gaps)),
+            ]
+        )
 
 
 def main() -> None:

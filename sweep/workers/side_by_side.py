@@ -34,7 +34,6 @@ from sweep.workers.turns import Seat, Turns
 log = logging.getLogger(__name__)
 
 # Past it a GPU gains little (docs/performance.md), and the sampler knows less of what came before.
-_ON_A_GPU = 8
 # Where the teacher is asked anew for each batch: once for all of them.
 _WITH_THE_TEACHER_COMPUTED = 4
 # Each has a CUDA stream of its own, and three for its graphs; torch has 64 in all.
@@ -47,18 +46,19 @@ _MARGIN = 1.25
 _OF_THE_PROCESS = ("trainer", "steps")
 
 _KEY = "hydra.sweeper.side_by_side"
+_UNSAFE = (
+    "%s=%s: an experiment on a GPU: eight trials 384 wide ended in an illegal memory access, "
+    "which takes all trials of a worker with it"
+)
 
 
-def settled(
-    side_by_side: Any, config: DictConfig, task_function: TaskFunction, workers_per_gpu: int = 1
-) -> int:
+def settled(side_by_side: Any, config: DictConfig, task_function: TaskFunction) -> int:
     """How many trials a worker runs side by side at most.
 
     Args:
         side_by_side: A number, or `auto`.
         config: The sweep's.
         task_function: What runs a trial; its attribute `side_by_side` says that it can.
-        workers_per_gpu: That share what a GPU is worth.
 
     Raises:
         ArgumentError: It is no such number, or trials have to run one at a time.
@@ -70,15 +70,19 @@ def settled(
         return 1
     reason = _why_one_at_a_time(config, task_function)
     if reason is None:
-        return _automatic(config, workers_per_gpu) if side_by_side == "auto" else int(side_by_side)
+        if side_by_side == "auto":
+            return _automatic(config)
+        if on_gpu(config):
+            log.warning(_UNSAFE, _KEY, side_by_side)
+        return int(side_by_side)
     if side_by_side == "auto":
         return 1
     raise ArgumentError(_KEY, side_by_side, f"1, or auto: {reason}")
 
 
-def _automatic(config: DictConfig, workers_per_gpu: int) -> int:
+def _automatic(config: DictConfig) -> int:
     if on_gpu(config):
-        return max(1, _ON_A_GPU // workers_per_gpu)
+        return 1
     is_computed = OmegaConf.select(config, "data.cache") in ("off", False)
     return _WITH_THE_TEACHER_COMPUTED if is_computed else 1
 

@@ -205,7 +205,7 @@ def sweep(
     rule.check(space, len(directions))
     devices = 1 if application is not None else Placement.of(config).devices
     workers = _number_of_workers(config, n_jobs, workers_per_gpu, devices)
-    beside = settled(side_by_side, config, task_function, workers_per_gpu)
+    beside = settled(side_by_side, config, task_function)
     points = _given_points(enqueue, space.with_asked(config))
     sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))
     names = _names(warm_start)

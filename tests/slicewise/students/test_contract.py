@@ -418,7 +418,8 @@ def test_teacher_student_and_batches_may_be_on_any_device(
     expected = family.started(teacher, _batches(1))
     student = family.new(teacher).to(devices[0])
     student.start_from(copy.deepcopy(teacher).to(devices[1]), iter(_batches(1)))
-    assert {parameter.device.type for parameter in student.parameters()} == {devices[0]}
+    # A family without a weight is nowhere.
+    assert {parameter.device.type for parameter in student.parameters()} <= {devices[0]}
     x_BTH = _noise(2, 6, H)
     with torch.no_grad():
         output = student.eval()(x_BTH.to(devices[0])).cpu()
