@@ -19,10 +19,11 @@ from slicewise.encoder.plan import Candidate
 from slicewise.encoder.refit import refit
 from slicewise.encoder.sliced import Block, SlicedEncoder, Span, student_of, teacher_slice
 from slicewise.errors import ArgumentError
+from slicewise.layers import EncoderLayer
 from slicewise.students.base import Student
 from slicewise.students.bert_layer import BertLayer
 from slicewise.students.keep import some_choices
-from slicewise.students.layers import EncoderLayer, Geometry, read_layers
+from slicewise.students.layers import Geometry, read_layers
 from slicewise.students.nothing import Nothing
 from slicewise.students.reduction import (
     LayerMoments,

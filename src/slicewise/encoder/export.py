@@ -16,8 +16,9 @@ from slicewise.encoder.folder import write_sliced
 from slicewise.encoder.onnx_export import write_onnx
 from slicewise.encoder.sliced import Block, SlicedEncoder
 from slicewise.errors import SlicewiseError
+from slicewise.layers import EncoderLayer
 from slicewise.students.bert_layer import BertLayer
-from slicewise.students.layers import EncoderLayer, parts_of_layer
+from slicewise.students.layers import parts_of_layer
 from slicewise.students.nothing import Nothing
 from slicewise.students.original import Original
 from slicewise.teacher import encoder_layers

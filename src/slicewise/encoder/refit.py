@@ -14,8 +14,9 @@ from torch import nn
 from slicewise.data.batch import Batch
 from slicewise.encoder.damage import Observations
 from slicewise.encoder.sliced import Block, SlicedEncoder, Span, teacher_slice
+from slicewise.layers import EncoderLayer, FeedForward
 from slicewise.students.bert_layer import BertLayer
-from slicewise.students.layers import EncoderLayer, FeedForward, read_layers
+from slicewise.students.layers import read_layers
 from slicewise.students.reduction import fit_output, output_moments
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from slicewise.data.batch import Batch
+from slicewise.layers import FeedForward
 from slicewise.students.approx import ApproximateAttention
 from slicewise.students.base import Student
 from slicewise.students.keep import Keep, choices, take_best
-from slicewise.students.layers import FeedForward, Geometry, check_sizes, read_layers
+from slicewise.students.layers import Geometry, check_sizes, read_layers
 from slicewise.students.reduction import fit_to_slice, layer_moments, reduce_feed_forward
 from slicewise.students.sizes import check_at_most, check_hidden_size
 

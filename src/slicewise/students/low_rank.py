@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from slicewise.data.batch import Batch
 from slicewise.errors import ArgumentError
+from slicewise.layers import EncoderLayer
 from slicewise.students.base import Student
 from slicewise.students.keep import Keep, choices, take_best
 from slicewise.students.layers import (
     Encoder,
-    EncoderLayer,
     Geometry,
     check_head_size,
     check_sizes,

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from slicewise.data.batch import Batch
-from slicewise.students.layers import Attention, Encoder, EncoderLayer, FeedForward
+from slicewise.layers import Attention, EncoderLayer, FeedForward
+from slicewise.students.layers import Encoder
 
 # Relative to the mean variance: what keeps a covariance positive definite after rounding.
 _JITTER = 1e-10
