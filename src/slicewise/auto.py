@@ -21,15 +21,6 @@ from typing import Any
 _TABLE = "transformers.models.auto.modeling_auto"
 # How AutoModel is asked for a model.
 _ENTRANCES = ("from_pretrained", "from_config")
-# Model types whose layers slicewise reads, and the module and class of their configuration.
-_FAMILIES = {
-    "bert": "BertConfig",
-    "camembert": "CamembertConfig",
-    "distilbert": "DistilBertConfig",
-    "electra": "ElectraConfig",
-    "roberta": "RobertaConfig",
-    "xlm_roberta": "XLMRobertaConfig",
-}
 
 
 def register_with_transformers() -> None:
@@ -119,13 +110,12 @@ def _register_at_first_use(table: ModuleType) -> None:
 
 
 def _register(table: ModuleType) -> None:
-    for family, config_name in _FAMILIES.items():
-        own_name = table.MODEL_MAPPING_NAMES.get(family.replace("_", "-"))
-        if own_name is None:
-            # A release that does not know the family.
+    known = importlib.import_module("slicewise.architecture").known_architectures()
+    classes = importlib.import_module(table.__name__.replace("modeling", "configuration"))
+    for model_type, own_name in list(table.MODEL_MAPPING_NAMES.items()):
+        if model_type.replace("-", "_") not in known or not isinstance(own_name, str):
             continue
-        module = importlib.import_module(f"transformers.models.{family}.configuration_{family}")
-        config_class = getattr(module, config_name)
+        config_class = classes.CONFIG_MAPPING[model_type]
         entry = type(
             own_name, (_FamilyOrSliced,), {"own_name": own_name, "config_class": config_class}
         )

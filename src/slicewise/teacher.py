@@ -11,7 +11,7 @@ import importlib.util
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,16 +19,17 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    BertConfig,
-    BertModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from slicewise.architecture import (
+    Architecture,
+    architecture_list,
+    find_architecture,
+    layers_of,
+    origin_of,
+)
+from slicewise.architectures import bert
 from slicewise.arguments import check_integers, check_multiple
 from slicewise.cuda_graph import Captured, addresses_of
 from slicewise.errors import ArgumentError, MissingResource, ResourceError, SlicewiseError
@@ -154,7 +155,7 @@ def load_slice(
 
     Args:
         pretrained: A folder that transformers can load, or a model on the Hugging Face hub, of
-            the BERT family: its layers are found under `encoder.layer` or `transformer.layer`.
+            an architecture that has an adapter (`slicewise.architecture`).
         first_layer: The first layer of the slice, from 0; 0, the layer above the embeddings,
             unless given.
         num_layers: How many layers; 2 unless given, as in the article.
@@ -168,6 +169,7 @@ def load_slice(
 
     Example:
         >>> import tempfile
+        >>> from transformers import BertConfig, BertModel
         >>> config = BertConfig(
         ...     vocab_size=99, hidden_size=24, num_hidden_layers=3, num_attention_heads=2,
         ...     intermediate_size=32)
@@ -183,29 +185,24 @@ def load_slice(
         config = AutoConfig.from_pretrained(pretrained)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise _unreachable(pretrained, error) from error
-    num_hidden_layers = getattr(config, "num_hidden_layers", None)
-    if num_hidden_layers is None:
-        raise _other_family(pretrained, config.model_type)
-    _check_layers(first_layer, num_layers, num_hidden_layers, name or pretrained)
+    architecture = architecture_of(config, pretrained)
+    _check_layers(first_layer, num_layers, config.num_hidden_layers, name or pretrained)
     # Layers above the slice are never read; those below only so that the rest keep their places.
-    config.num_hidden_layers = first_layer + num_layers
+    end = first_layer + num_layers
+    config = architecture.shortened(config, end)
     model, missing = pretrained_model(pretrained, config)
-    layers = encoder_layers(model, pretrained)
-    prefix = next(name for name, module in model.named_modules() if module is layers)
-    absent = sorted(
-        key
-        for key in missing
-        if key.startswith(tuple(f"{prefix}.{i}." for i in range(first_layer, len(layers))))
-    )
+    needed = architecture.layer_names(model)[first_layer:end] + architecture.shared_names(model)
+    absent = sorted(key for key in missing if key.startswith(tuple(f"{one}." for one in needed)))
     if absent:
         raise ResourceError(
             f"teacher.pretrained={pretrained}: the weights file lacks {len(absent)} tensors of "
-            f"layers {first_layer}..{len(layers) - 1}, the first of them {absent[0]}"
+            f"layers {first_layer}..{end - 1}, the first of them {absent[0]}"
         )
+    layers = nn.ModuleList(layers_of(model, architecture)[first_layer:end])
     load_whole = functools.partial(_whole_model, pretrained, first_layer, num_layers)
-    teacher = TeacherSlice(layers[first_layer:], config.hidden_size, name or pretrained, load_whole)
+    teacher = TeacherSlice(layers, config.hidden_size, name or pretrained, load_whole)
     if not _reproduces(teacher, model, first_layer):
-        raise _other_family(pretrained, type(model).__name__)
+        raise _other_settings(pretrained, architecture)
     return teacher
 
 
@@ -292,41 +289,47 @@ def random_bert(
         intermediate_size=intermediate_size,
     )
     check_multiple("hidden_size", hidden_size, "num_attention_heads", num_attention_heads)
-    config = BertConfig(
-        vocab_size=1,
-        hidden_size=hidden_size,
-        num_hidden_layers=first_layer + num_layers,
-        num_attention_heads=num_attention_heads,
-        intermediate_size=intermediate_size,
-    )
+    sizes = {
+        "vocab_size": 1,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": first_layer + num_layers,
+        "num_attention_heads": num_attention_heads,
+        "intermediate_size": intermediate_size,
+    }
+    model = _random_model(sizes, seed)
+    source = f"random BERT, hidden size {hidden_size}, seed {seed}"
+    load_whole = functools.partial(_random_whole, sizes, first_layer, num_hidden_layers, seed)
+    layers = nn.ModuleList(layers_of(model, bert.architecture)[first_layer:])
+    return TeacherSlice(layers, hidden_size, source, load_whole)
+
+
+def _random_model(sizes: Mapping[str, int], seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False)
-    source = f"random BERT, hidden size {hidden_size}, seed {seed}"
-    load_whole = functools.partial(_random_whole, config, first_layer, num_hidden_layers, seed)
-    return TeacherSlice(model.encoder.layer[first_layer:], hidden_size, source, load_whole)
+        return bert.random_model(**sizes)
 
 
 def _random_whole(
-    config: BertConfig, first_layer: int, num_hidden_layers: int, seed: int
+    sizes: Mapping[str, int], first_layer: int, num_hidden_layers: int, seed: int
 ) -> WholeModel:
     """What `random_bert` left out: the layers below as it made them, then the rest."""
-    rest = BertConfig(**config.to_dict())
-    rest.vocab_size = RANDOM_VOCAB_SIZE
-    rest.num_hidden_layers = num_hidden_layers - config.num_hidden_layers
+    above = num_hidden_layers - sizes["num_hidden_layers"]
+    rest = {**sizes, "vocab_size": RANDOM_VOCAB_SIZE, "num_hidden_layers": above}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        below = BertModel(config, add_pooling_layer=False).encoder.layer[:first_layer]
-        model = BertModel(rest, add_pooling_layer=False)
-    above = _frozen(model.encoder.layer, config)
-    tokenizer = HashedWords(RANDOM_VOCAB_SIZE)
+        lower, model = bert.random_model(**sizes), bert.random_model(**rest)
+    hidden_size = sizes["hidden_size"]
+    below_layers = layers_of(lower, bert.architecture)[:first_layer]
+    above_layers = layers_of(model, bert.architecture)
+    final = without_layers(model, bert.architecture)
     return WholeModel(
-        without_layers(model),
-        _frozen(below, config),
-        above,
-        tokenizer,
+        model,
+        _frozen(below_layers, hidden_size),
+        _frozen(above_layers, hidden_size),
+        HashedWords(RANDOM_VOCAB_SIZE),
         Pooling(),
-        num_positions(model),
+        bert.architecture.num_positions(model),
+        final=final,
     )
 
 
@@ -372,60 +375,57 @@ def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeMod
         # What is there instead was made up.
         setattr(model, "pooler", None)  # noqa: B010
     tokenizer = PretrainedTokenizer(pretrained, config.vocab_size)
+    architecture = architecture_of(config, pretrained)
     slice_end = first_layer + num_layers
-    layers = encoder_layers(model, pretrained)
-    teacher = _frozen(layers[first_layer:slice_end], config)
+    layers = layers_of(model, architecture)
+    teacher = _frozen(layers[first_layer:slice_end], config.hidden_size)
     ids_BT = torch.tensor([[tokenizer.first_id, tokenizer.last_id, tokenizer.pad_id]])
     keep_BT = torch.tensor([[True, True, False]])
     model.train(False)
     with torch.no_grad():
         expected_BTH = model(input_ids=ids_BT, attention_mask=keep_BT).last_hidden_state
-    below, above = _frozen(layers[:first_layer], config), _frozen(layers[slice_end:], config)
+    below, above = (
+        _frozen(some, config.hidden_size) for some in (layers[:first_layer], layers[slice_end:])
+    )
+    final = without_layers(model, architecture)
     whole = WholeModel(
-        without_layers(model),
+        model,
         below,
         above,
         tokenizer,
         Pooling.of(pretrained),
-        num_positions(model),
+        architecture.num_positions(model),
         pretrained,
+        final,
     )
     mask = additive_mask(keep_BT)
-    output_BTH = above(teacher(whole.enter(ids_BT, keep_BT), mask), mask)
-    # Some families do more between or after the layers than hand on hidden states.
+    output_BTH = final(above(teacher(whole.enter(ids_BT, keep_BT), mask), mask))
+    # A config may ask for more between or after the layers than an adapter knows of.
     if not torch.allclose(output_BTH[keep_BT], expected_BTH[keep_BT], atol=1e-4):
-        raise _other_family(pretrained, type(model).__name__)
+        raise _other_settings(pretrained, architecture)
     return whole
 
 
-def _frozen(layers: nn.ModuleList, config: PreTrainedConfig) -> TeacherSlice:
+def _frozen(layers: Sequence[nn.Module], hidden_size: int) -> TeacherSlice:
     """Layers that are run as those of a teacher are."""
-    return TeacherSlice(layers, config.hidden_size, "")
+    return TeacherSlice(nn.ModuleList(layers), hidden_size, "")
 
 
-def without_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, which now returns what would enter its first layer.
+def without_layers(model: PreTrainedModel, architecture: Architecture) -> nn.Module:
+    """Changes a model so that it returns what would enter its first layer.
 
     Its pooler, which would be computed and thrown away, is kept as `left_out`, a tuple of one:
     nobody but an export wants it back.
+
+    Returns:
+        What follows the last layer, (B, T, H) to (B, T, H).
     """
-    for holder in ("encoder", "transformer"):
-        if hasattr(model, holder):
-            getattr(model, holder).layer = nn.ModuleList()
+    final = architecture.take_layers_out(model)
     # In a tuple, where nn.Module does not look for submodules.
     model.left_out = (getattr(model, "pooler", None),)  # type: ignore[assignment]
     if hasattr(model, "pooler"):
         setattr(model, "pooler", None)  # noqa: B010
-    return model
-
-
-def num_positions(model: PreTrainedModel) -> int:
-    """How many tokens the model has positions for."""
-    positions = model.get_submodule("embeddings.position_embeddings")
-    assert isinstance(positions, nn.Embedding)
-    # RoBERTa counts from the one after the padding's.
-    taken = 0 if positions.padding_idx is None else positions.padding_idx + 1
-    return positions.num_embeddings - taken
+    return final
 
 
 def _check_layers(first_layer: int, num_layers: int, available: int, source: str) -> None:
@@ -442,46 +442,64 @@ def _check_layers(first_layer: int, num_layers: int, available: int, source: str
         )
 
 
-def encoder_layers(model: PreTrainedModel, pretrained: str) -> nn.ModuleList:
-    """The layers of a model.
+def architecture_of(config: PreTrainedConfig, pretrained: str) -> Architecture:
+    """The adapter of a model's architecture.
 
     Args:
-        model: Of transformers.
+        config: Of the model.
         pretrained: Where it comes from, for the message.
 
     Raises:
-        ArgumentError: It has none where the BERT family has them.
+        ArgumentError: There is none.
     """
-    for holder in ("encoder", "transformer"):
-        layers = getattr(getattr(model, holder, None), "layer", None)
-        if isinstance(layers, nn.ModuleList):
-            return layers
-    raise _other_family(pretrained, type(model).__name__)
+    architecture = find_architecture(config.model_type)
+    if architecture is None:
+        raise _other_architecture(pretrained, config.model_type)
+    return architecture
 
 
 @torch.no_grad()
 def _reproduces(teacher: TeacherSlice, model: PreTrainedModel, first_layer: int) -> bool:
     """Whether the slice, fed as we feed it, returns what the model's own layers do.
 
-    Some families hand more than hidden states and a mask from layer to layer, such as relative
-    positions; their layers would run without, and be wrong.
+    A config may ask for what an adapter knows nothing of; the layers would run, and be wrong.
     """
     ids_BT = torch.arange(4)[None] % model.config.vocab_size
+    end = first_layer + len(teacher.layers)
     try:
         model.train(False)
         output = model(ids_BT, torch.ones_like(ids_BT), output_hidden_states=True)
         hidden_states = output.hidden_states
         y_BTH = teacher(hidden_states[first_layer])
+        if end == len(hidden_states) - 1:
+            final = _architecture_of_slice(teacher).final(model)
+            return torch.allclose(final(y_BTH), output.last_hidden_state, atol=1e-4)
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
-    return torch.allclose(y_BTH, hidden_states[-1], atol=1e-4)
+    return torch.allclose(y_BTH, hidden_states[end], atol=1e-4)
 
 
-def _other_family(pretrained: str, model: str) -> ArgumentError:
+def _architecture_of_slice(teacher: TeacherSlice) -> Architecture:
+    origin = origin_of(teacher.layers[0])
+    assert origin is not None
+    return origin.architecture
+
+
+def _other_architecture(pretrained: str, model: str) -> ArgumentError:
     return ArgumentError(
         "pretrained",
         pretrained,
-        f"a model of the BERT family (BERT, RoBERTa, ELECTRA, DistilBERT ...), not {model}",
+        f"a model of one of these architectures: {architecture_list()}; not {model}",
+        "Another one is a file of your own: docs/architectures.md",
+    )
+
+
+def _other_settings(pretrained: str, architecture: Architecture) -> ArgumentError:
+    return ArgumentError(
+        "pretrained",
+        pretrained,
+        f"a model whose layers compute as those of {architecture.title} do; this one's config asks "
+        "for something else",
     )
 
 

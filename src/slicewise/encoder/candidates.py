@@ -116,7 +116,7 @@ def kept_whole(original: SlicedEncoder, span: Span) -> Proposal:
         span: The slice.
     """
     geometry = Geometry.of(teacher_slice(original, span))
-    return _bert(span, span.layers, geometry.num_attention_heads, geometry.intermediate_size)
+    return _of_layers(span, span.layers, geometry.num_attention_heads, geometry.intermediate_size)
 
 
 def propose(
@@ -161,7 +161,7 @@ def propose(
     head_counts = _sizes("heads", heads, geometry.num_attention_heads)
     whole = kept_whole(original, span)
     kept = [
-        _bert(span, layers, head_count, width)
+        _of_layers(span, layers, head_count, width)
         for layers in _choices(span)
         for head_count in head_counts
         for width in widths
@@ -216,8 +216,13 @@ class Workshop:
         teacher = teacher_slice(self.original, span)
         student = _new_student(teacher, proposal).to(self._device())
         block = Block(student, span, proposal.layers).eval()
+        entering = self.observed.entering(span.first_layer)
         if not isinstance(student, BertLayer) or not proposal.layers:
-            student.start_from(teacher, self.observed.entering(span.first_layer))
+            student.start_from(teacher, entering)
+        elif student.encoder.is_tied:
+            # What runs several times cannot be fitted to each of the layers that it stands for.
+            kept = [layer - span.first_layer for layer in proposal.layers]
+            student.start_from(teacher, entering, keep=kept)
         elif len(proposal.layers) == 1 and not self._is_fitted_by_itself(proposal):
             self._fill_one(student, proposal)
         else:
@@ -360,6 +365,12 @@ def _new_student(teacher: TeacherSlice, proposal: Proposal) -> Student:
     arguments = {**proposal.family.sizes_from(teacher), **dict(proposal.arguments)}
     if proposal.family is BertLayer:
         arguments["num_layers"] = len(proposal.layers)
+        description = arguments.get("architecture")
+        if description is not None and proposal.layers:
+            kinds = description["layers"]
+            first = proposal.span.first_layer
+            kept = [kinds[layer - first] for layer in proposal.layers]
+            arguments["architecture"] = {**description, "layers": kept}
     return proposal.family(**arguments)
 
 
@@ -382,7 +393,7 @@ def plain_neurons(original: SlicedEncoder, proposal: Proposal) -> int | None:
     return neurons
 
 
-def _bert(span: Span, layers: tuple[int, ...], heads: int, neurons: int) -> Proposal:
+def _of_layers(span: Span, layers: tuple[int, ...], heads: int, neurons: int) -> Proposal:
     arguments = (("num_attention_heads", heads), ("intermediate_size", neurons))
     return Proposal(span, BertLayer, arguments, layers)
 

@@ -115,7 +115,7 @@ class Observations:
         for batch in batches:
             ids_BT, keep_BT = (x.to(device) for x in batch)
             states = original.states(original.enter(ids_BT, keep_BT), keep_BT)
-            embeddings_BH = original.pooling(states[-1], keep_BT)
+            embeddings_BH = original.embed(states[-1], keep_BT)
             self.batches.append(
                 Observed(ids_BT, keep_BT, additive_mask(keep_BT), states, embeddings_BH)
             )
@@ -166,7 +166,7 @@ class Observations:
             difference += difference_BT[keep_BT].sum(dtype=torch.float64).item()
             for block in above:
                 x_BTH = block(x_BTH, mask)
-            pooled_BH = self.original.pooling(x_BTH, keep_BT)
+            pooled_BH = self.original.embed(x_BTH, keep_BT)
             cosine += F.cosine_similarity(pooled_BH, embeddings_BH).sum(dtype=torch.float64).item()
             tokens += int(keep_BT.sum())
             texts += len(keep_BT)

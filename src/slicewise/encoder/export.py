@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, PreTrainedModel
 
+from slicewise.architecture import layers_of
 from slicewise.encoder.files import copy_files, new_folder
 from slicewise.encoder.folder import write_sliced
 from slicewise.encoder.onnx_export import write_onnx
 from slicewise.encoder.sliced import Block, SlicedEncoder
 from slicewise.errors import SlicewiseError
 from slicewise.layers import EncoderLayer
+from slicewise.students.base import Student
 from slicewise.students.bert_layer import BertLayer
-from slicewise.students.layers import parts_of_layer
 from slicewise.students.nothing import Nothing
 from slicewise.students.original import Original
-from slicewise.teacher import encoder_layers
+from slicewise.teacher import architecture_of
 
 _CHECKED_TEXTS = ("A short text.", "Another one, which is longer than the first by a few words.")
 _TOLERANCE = 1e-4
@@ -85,7 +86,8 @@ def why_not_plain(encoder: SlicedEncoder) -> str:
 
     Example: at `export_model`.
     """
-    shapes = set()
+    shapes: set[int] = set()
+    kinds: list[Mapping[str, Any] | None] = []
     for block in encoder.block_list:
         student = block.module
         if isinstance(student, Nothing):
@@ -93,6 +95,7 @@ def why_not_plain(encoder: SlicedEncoder) -> str:
         if not isinstance(student, BertLayer | Original):
             return f"{block.span}: {type(student).__name__} is no layer of the family"
         config = student.config
+        kinds += _kinds(student)
         heads = config["num_attention_heads"]
         hidden_size = encoder.hidden_size
         whole = (
@@ -105,7 +108,13 @@ def why_not_plain(encoder: SlicedEncoder) -> str:
         shapes.add(config["intermediate_size"])
     if len(shapes) > 1:
         return f"layers of {' and '.join(map(str, sorted(shapes)))} neurons"
-    return ""
+    original: Any = encoder.embeddings.config
+    architecture = architecture_of(original, "the original")
+    tied = {str(kind["tied"]) for kind in kinds if kind and "tied" in kind}
+    computing = [block for block in encoder.block_list if not isinstance(block.module, Nothing)]
+    if tied and len(computing) > 1:
+        return "layers that the architecture ties, each of several slices with its own weights"
+    return architecture.why_not_plain(original, kinds)
 
 
 @torch.no_grad()
@@ -122,21 +131,21 @@ def as_transformers(encoder: SlicedEncoder) -> PreTrainedModel:
     if why_not:
         raise SlicewiseError(f"a plain model cannot hold it: {why_not}")
     layers = _layers(encoder.block_list)
-    config: Any = copy.deepcopy(encoder.embeddings.config)
-    config.num_hidden_layers = len(layers)
+    original: Any = encoder.embeddings.config
+    architecture = architecture_of(original, "the original")
+    config = architecture.with_layers(original, _numbers(encoder.block_list))
     if layers:
-        # The one name that differs between families.
-        name = "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size"
-        setattr(config, name, layers[0].feed_forward.intermediate.out_features)
+        neurons = layers[0].feed_forward.intermediate.out_features
+        setattr(config, architecture.neurons_key, neurons)
     model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     if hasattr(model, "pooler"):
         # Without one in the original, transformers makes a new one whenever it loads.
         (pooler,) = getattr(encoder.embeddings, "left_out", (None,))
         setattr(model, "pooler", copy.deepcopy(pooler))  # noqa: B010
     model.load_state_dict(encoder.embeddings.state_dict(), strict=False)
-    for theirs, ours in zip(encoder_layers(model, "the model"), layers, strict=True):
-        for part, target in parts_of_layer(theirs, "the model").items():
-            target.load_state_dict(ours.get_submodule(part).state_dict())
+    architecture.final(model).load_state_dict(encoder.final.state_dict())
+    for theirs, ours in zip(layers_of(model, architecture), layers, strict=True):
+        architecture.write(ours, theirs)
     model.train(False)
     _check_same(model, encoder)
     return model
@@ -160,6 +169,24 @@ def _layers(blocks: Sequence[Block]) -> list[EncoderLayer]:
         for block in blocks
         if isinstance(block.module, BertLayer | Original)
         for layer in block.module.encoder
+    ]
+
+
+def _kinds(student: Student) -> list[Mapping[str, Any] | None]:
+    """Of each layer of a student, what it is besides its sizes."""
+    description = student.config.get("architecture")
+    if description is None:
+        return [None] * int(student.config["num_layers"])
+    return list(description["layers"])
+
+
+def _numbers(blocks: Sequence[Block]) -> list[int]:
+    """Which layers of the original those that are left are made of."""
+    return [
+        number
+        for block in blocks
+        if isinstance(block.module, BertLayer | Original)
+        for number in (block.layers or block.span.layers)[: block.module.config["num_layers"]]
     ]
 
 

@@ -27,7 +27,7 @@ from slicewise.encoder.sliced import (
 )
 from slicewise.encoder.transformers_model import WEIGHTS_NAME, config_for, embeddings_of
 from slicewise.errors import ArgumentError, SlicewiseError
-from slicewise.teacher import load_slice, num_positions
+from slicewise.teacher import architecture_of, load_slice
 from slicewise.whole import HashedWords, PretrainedTokenizer, Tokenizer
 
 _CONFIG_NAME = "config.json"
@@ -80,8 +80,8 @@ def load_model(path: str | Path, trusted: Iterable[str] = ()) -> SlicedEncoder:
     """Loads an encoder in eval mode, on the CPU.
 
     Args:
-        path: A folder that `save_model` or an export wrote; also any other model of the BERT
-            family, as `load_slice` loads it: every layer is then a block by itself.
+        path: A folder that `save_model` or an export wrote; also any other model that
+            `load_slice` loads: every layer is then a block by itself.
         trusted: Dotted names of students' classes that are trusted besides slicewise's own; see
             `load_student`.
 
@@ -142,7 +142,8 @@ def _build(folder: Path, trusted: Iterable[str]) -> SlicedEncoder:
     """The encoder that a folder describes, its weights not yet read."""
     config = AutoConfig.from_pretrained(folder)
     description = getattr(config, KEY)
-    embeddings = embeddings_of(config)
+    architecture = architecture_of(config, str(folder))
+    embeddings, final = embeddings_of(config)
     tokenizer: Tokenizer
     if description["tokenizer"] == "hashed_words":
         tokenizer = HashedWords(config.vocab_size)
@@ -153,6 +154,7 @@ def _build(folder: Path, trusted: Iterable[str]) -> SlicedEncoder:
         build_blocks(description, trusted),
         tokenizer,
         build_pooling(description),
-        min(int(description["max_length"]), num_positions(embeddings)),
+        min(int(description["max_length"]), architecture.num_positions(embeddings)),
         None if isinstance(tokenizer, HashedWords) else folder,
+        final.requires_grad_(False),
     )

@@ -177,7 +177,7 @@ class OriginalSide:
         targets = []
         for ids_BT, keep_BT in batch.groups:
             states = self.original.states(self.original.enter(ids_BT, keep_BT), keep_BT)
-            embeddings_BH = self.original.pooling(states[-1].float(), keep_BT)
+            embeddings_BH = self.original.embed(states[-1].float(), keep_BT)
             entering = {layer: states[layer][keep_BT].float() for layer in self.layers}
             targets.append(GroupTarget(entering, embeddings_BH))
         return targets
@@ -301,7 +301,7 @@ class Healer(LightningModule):
         cosine = l1 = torch.zeros((), device=self.device)
         for (ids_BT, keep_BT), target in zip(batch.groups, self.targets(batch), strict=True):
             _, *states = self.encoder.states(self.encoder.enter(ids_BT, keep_BT), keep_BT)
-            pooled_BH = self.encoder.pooling(states[-1].float(), keep_BT)
+            pooled_BH = self.encoder.embed(states[-1].float(), keep_BT)
             cosine = cosine + F.cosine_similarity(pooled_BH, target.embeddings).sum()
             for x_BTH, layer in zip(states, self.borders, strict=True):
                 if layer is not None and self.hidden_weight:

@@ -39,6 +39,7 @@ class _FromIds(nn.Module):
         super().__init__()
         self.embeddings = encoder.embeddings
         self.blocks = encoder.blocks
+        self.final = encoder.final
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) and (B, T), 1 for real tokens, to (B, T, H)."""
@@ -48,7 +49,8 @@ class _FromIds(nn.Module):
         mask = padding_mask(keep_BT)
         for block in self.blocks:
             x_BTH = block(x_BTH, mask)
-        return x_BTH
+        y_BTH: Tensor = self.final(x_BTH)
+        return y_BTH
 
 
 def write_onnx(encoder: SlicedEncoder, folder: Path, int8: bool = True) -> dict[str, float]:

@@ -82,6 +82,7 @@ class SlicedEncoder(nn.Module):
         max_length: Most tokens of a text: the positions that the model knows.
         files: The folder or the model on the hub that the tokenizer's files are in, where there
             is one.
+        final: What follows the last block, such as a norm: (B, T, H) to (B, T, H). Frozen.
 
     Raises:
         SlicewiseError: The spans of the blocks leave layers out, or overlap.
@@ -108,6 +109,7 @@ class SlicedEncoder(nn.Module):
         pooling: Pooling,
         max_length: int,
         files: str | Path | None = None,
+        final: nn.Module | None = None,
     ) -> None:
         super().__init__()
         ends = [0, *(block.span.end for block in blocks)]
@@ -118,6 +120,7 @@ class SlicedEncoder(nn.Module):
             )
         self.embeddings = embeddings
         self.blocks = nn.ModuleList(blocks)
+        self.final = nn.Identity() if final is None else final
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = max_length
@@ -180,7 +183,17 @@ class SlicedEncoder(nn.Module):
             input_ids: (B, T).
             keep: Which are real tokens, (B, T).
         """
-        return self.states(self.enter(input_ids, keep), keep)[-1]
+        y_BTH: Tensor = self.final(self.states(self.enter(input_ids, keep), keep)[-1])
+        return y_BTH
+
+    def embed(self, hidden_states: Tensor, keep: Tensor) -> Tensor:
+        """The embeddings (B, H) of what left the last block.
+
+        Args:
+            hidden_states: (B, T, H).
+            keep: Which are real tokens, (B, T).
+        """
+        return self.pooling(self.final(hidden_states), keep)
 
     @torch.no_grad()
     def encode(
@@ -279,6 +292,7 @@ def assemble(original: SlicedEncoder, blocks: Sequence[Block]) -> SlicedEncoder:
         original.pooling,
         original.max_length,
         original.files,
+        original.final,
     )
     if encoder.num_layers != original.num_layers:
         raise SlicewiseError(
@@ -295,7 +309,7 @@ def keep_slice(original: SlicedEncoder, span: Span) -> Block:
         span: Which layers.
 
     Raises:
-        SlicewiseError: The layers are not of BERT's shape.
+        SlicewiseError: No layer of ours computes what the original's do.
     """
     teacher = teacher_slice(original, span)
     student = BertLayer(**BertLayer.sizes_from(teacher))
@@ -351,5 +365,11 @@ def student_of(block: Block) -> Student:
 
 def _around(whole: WholeModel, blocks: Sequence[Block]) -> SlicedEncoder:
     return SlicedEncoder(
-        whole.embeddings, blocks, whole.tokenizer, whole.pooling, whole.max_length, whole.files
+        whole.embeddings,
+        blocks,
+        whole.tokenizer,
+        whole.pooling,
+        whole.max_length,
+        whole.files,
+        whole.final,
     )

@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from slicewise.encoder.description import ARCHITECTURE, KEY, build_blocks
 from slicewise.encoder.sliced import Block
-from slicewise.teacher import without_layers
+from slicewise.teacher import architecture_of, without_layers
 from slicewise.whole import additive_mask
 
 # `model.slicewise.safetensors`: not the name that transformers looks for by itself, so that
@@ -37,7 +36,7 @@ class SlicedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self.embeddings = embeddings_of(config)
+        self.embeddings, self.final = embeddings_of(config)
         self.blocks = nn.ModuleList(build_blocks(getattr(config, KEY)))
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -67,6 +66,8 @@ class SlicedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         states = [entered.last_hidden_state]
         for block in self.blocks:
             states.append(block(states[-1], mask))
+        # As in transformers: the last of the hidden states are the final ones.
+        states[-1] = self.final(states[-1])
         return BaseModelOutput(
             last_hidden_state=states[-1],
             hidden_states=tuple(states) if output_hidden_states else None,
@@ -98,8 +99,8 @@ def config_for(
         num_layers: Of the original.
         description: Of the blocks.
     """
-    config = copy.deepcopy(config)
-    config.num_hidden_layers = num_layers
+    architecture = architecture_of(config, "the original")
+    config = architecture.with_layers(config, range(num_layers))
     config.architectures = [ARCHITECTURE]
     written = {**config.to_dict(), KEY: description}
     # Where it was loaded from is nobody else's business.
@@ -107,22 +108,24 @@ def config_for(
     return written
 
 
-def embeddings_of(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model of the family without layers, which returns what would enter the first one.
+def embeddings_of(config: PreTrainedConfig) -> tuple[PreTrainedModel, nn.Module]:
+    """A model of the family without layers, and what follows the last of them.
 
     Args:
         config: Of the family.
     """
-    config = copy.deepcopy(config)
-    config.num_hidden_layers = 0
+    architecture = architecture_of(config, "the model")
+    config = architecture.with_layers(config, ())
     config.architectures = None
+    # Chosen for what is around it; not every family has each.
+    config._attn_implementation_internal = None
     if hasattr(config, KEY):
         delattr(config, KEY)
     model: PreTrainedModel = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     if hasattr(model, "pooler"):
         # Its weights are nowhere.
         setattr(model, "pooler", None)  # noqa: B010
-    return without_layers(model)
+    return model, without_layers(model, architecture)
 
 
 def blocks_of(model: SlicedModel) -> list[Block]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from slicewise.data.batch import Batch
+from slicewise.errors import SlicewiseError
 from slicewise.layers import FeedForward
 from slicewise.students.approx import ApproximateAttention
 from slicewise.students.base import Student
@@ -123,7 +124,7 @@ class ApproximateAttentionWithFeedForward(Student):
         then fitted to what the whole slice returns (`fit_to_slice`).
 
         Args:
-            teacher: Of BERT's shape.
+            teacher: Its feed-forward blocks of BERT's shape.
             batches: What enters the slice.
             keep: Which layer: `first`, `last`, a list of it, or `auto`, as in `BertLayer`.
 
@@ -133,6 +134,12 @@ class ApproximateAttentionWithFeedForward(Student):
         """
         geometry = Geometry.of(teacher)
         check_hidden_size(self, teacher)
+        (first,) = read_layers(teacher, 1)
+        if first.feed_forward.norm_first or first.feed_forward.gate is not None:
+            raise SlicewiseError(
+                f"The neurons of {teacher.source} are gated, or normed before: this block's are "
+                "not\nWithout them: student.init=random"
+            )
         check_at_most(self, {"intermediate_size": geometry.intermediate_size})
         batches = list(batches)
         tried = choices(keep, 1, geometry.num_layers)

@@ -1,4 +1,4 @@
-"""BERT-shaped layers with sizes of their own: a teacher's layers, pruned.
+"""Encoder layers with sizes of their own: a teacher's layers, pruned.
 
 Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per head), V value_dim
 (all heads), F intermediate size.
@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,21 +15,31 @@ from slicewise.arguments import check_integers
 from slicewise.data.batch import Batch
 from slicewise.students.base import Student
 from slicewise.students.keep import Keep, choices, take_best
-from slicewise.students.layers import Encoder, Geometry, check_sizes, read_layers
+from slicewise.students.layers import (
+    Encoder,
+    Geometry,
+    check_architecture,
+    check_sizes,
+    fitted,
+    read_layers,
+    take_kinds,
+)
 from slicewise.students.reduction import (
     fit_to_slice,
     layer_moments,
     reduce_attention,
     reduce_feed_forward,
 )
-from slicewise.students.sizes import check_at_most, check_hidden_size
+from slicewise.students.sizes import check_at_most, check_hidden_size, check_same
 
 if TYPE_CHECKING:
     from slicewise.teacher import TeacherSlice
 
 
 class BertLayer(Student):
-    """One or more layers of BERT's shape (Devlin et al. 2019, https://arxiv.org/abs/1810.04805).
+    """One or more layers of the teacher's architecture, BERT's unless told otherwise.
+
+    BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 
     Args:
         input_dim: H, the hidden size of the teacher.
@@ -44,6 +54,9 @@ class BertLayer(Student):
             given: the teacher, in eval mode, drops nothing either.
         layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
         hidden_act: The activation, by its name in transformers; `gelu` as in BERT.
+        architecture: What else its layers are, as JSON values: an architecture's name in
+            transformers and a few words on each layer (`slicewise.students.layers.described`);
+            of BERT's shape unless given.
 
     Raises:
         ArgumentError: A size is not positive, the heads do not divide `value_dim`, `dropout` is
@@ -79,6 +92,7 @@ class BertLayer(Student):
         dropout: float = 0.0,
         layer_norm_eps: float = 1e-12,
         hidden_act: str = "gelu",
+        architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_integers(
@@ -98,6 +112,7 @@ class BertLayer(Student):
             "hidden_act": hidden_act,
         }
         check_sizes(self.config)
+        self.config["architecture"] = fitted(architecture, num_layers)
         self.encoder = Encoder(self.config)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -106,7 +121,7 @@ class BertLayer(Student):
 
     @classmethod
     def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
-        return dict(vars(Geometry.of(teacher)))
+        return Geometry.of(teacher).sizes()
 
     def start_from(
         self, teacher: TeacherSlice, batches: Iterable[Batch] = (), keep: Keep = "first"
@@ -121,7 +136,7 @@ class BertLayer(Student):
         copied: a student with all sizes of the teacher's is the teacher.
 
         Args:
-            teacher: Of BERT's shape.
+            teacher: Of an architecture that has an adapter.
             batches: What enters the slice.
             keep: `first`; `last`; the layers themselves, counted from the slice's first; `auto`:
                 those that do the least damage (`slicewise.students.keep.take_best`).
@@ -129,7 +144,7 @@ class BertLayer(Student):
         Raises:
             ArgumentError: The student has more of something than the teacher, or there are no such
                 layers to keep.
-            SlicewiseError: The teacher's layers are not of BERT's shape.
+            SlicewiseError: No layer of ours computes what the teacher's layers do.
         """
         num_layers = self.config["num_layers"]
         read_layers(teacher, num_layers)
@@ -139,6 +154,9 @@ class BertLayer(Student):
         check_at_most(self, {name: getattr(geometry, name) for name in narrowed})
         heads = self.config["num_attention_heads"]
         check_at_most(self, {"value_dim": heads * geometry.attention_hidden_size})
+        check_architecture(self, geometry)
+        if not next(iter(self.encoder)).attention.narrows:
+            check_same(self, {"attention_hidden_size": geometry.attention_hidden_size})
 
         batches = list(batches)
         tried = choices(keep, num_layers, geometry.num_layers)
@@ -146,11 +164,13 @@ class BertLayer(Student):
         moments = layer_moments(source, batches)
 
         def take(layers: tuple[int, ...]) -> None:
+            take_kinds(self, geometry, layers)
             for ours, layer in zip(self.encoder, layers, strict=True):
                 theirs, seen = list(source)[layer], moments[layer]
                 reduce_attention(theirs.attention, ours.attention, seen)
                 reduce_feed_forward(theirs.feed_forward, ours.feed_forward, seen)
-            if num_layers < geometry.num_layers:
+            # One that runs several times cannot be fitted to what the last of them is to return.
+            if num_layers < geometry.num_layers and not source.is_tied:
                 last = f"encoder.layers.{num_layers - 1}.feed_forward"
                 fit_to_slice(self, last, read_layers(teacher, geometry.num_layers), batches)
 

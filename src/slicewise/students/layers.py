@@ -1,4 +1,4 @@
-"""Encoder layers of BERT's shape (Devlin et al. 2019, https://arxiv.org/abs/1810.04805).
+"""Encoder layers with sizes of their own, which compute as those of the teacher's architecture do.
 
 They are what several families are made of, and what a teacher's layers are read into.
 
@@ -9,7 +9,7 @@ Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from slicewise.architecture import OtherShape, find_architecture, origin_of
 from slicewise.arguments import (
     check_integers,
     check_multiple,
@@ -24,9 +25,10 @@ from slicewise.arguments import (
     check_probabilities,
 )
 from slicewise.errors import ArgumentError, SlicewiseError
-from slicewise.layers import Attention, EncoderLayer, FeedForward, NewLinear
+from slicewise.layers import EncoderLayer, NewLinear, new_layer
 
 if TYPE_CHECKING:
+    from slicewise.students.base import Student
     from slicewise.teacher import TeacherSlice
 
 _SIZES = (
@@ -38,30 +40,6 @@ _SIZES = (
     "intermediate_size",
 )
 
-# Where a layer of ours finds its weights in a teacher's: BERT, RoBERTa, ELECTRA ... and DistilBERT.
-_NAMES = (
-    {
-        "attention.query": "attention.self.query",
-        "attention.key": "attention.self.key",
-        "attention.value": "attention.self.value",
-        "attention.dense": "attention.output.dense",
-        "attention.norm": "attention.output.LayerNorm",
-        "feed_forward.intermediate": "intermediate.dense",
-        "feed_forward.output": "output.dense",
-        "feed_forward.norm": "output.LayerNorm",
-    },
-    {
-        "attention.query": "attention.q_lin",
-        "attention.key": "attention.k_lin",
-        "attention.value": "attention.v_lin",
-        "attention.dense": "attention.out_lin",
-        "attention.norm": "sa_layer_norm",
-        "feed_forward.intermediate": "ffn.lin1",
-        "feed_forward.output": "ffn.lin2",
-        "feed_forward.norm": "output_layer_norm",
-    },
-)
-
 
 class Encoder(nn.Module):
     """Layers one after the other.
@@ -69,8 +47,12 @@ class Encoder(nn.Module):
     Args:
         sizes: What each layer is made of: `input_dim`, `num_layers`, `num_attention_heads`,
             `attention_hidden_size`, `value_dim`, `intermediate_size`, `dropout`,
-            `layer_norm_eps`, `hidden_act`; other keys are not looked at.
+            `layer_norm_eps`, `hidden_act`, and `architecture`, as `described` returns it; other
+            keys are not looked at.
         linear: Makes a projection from its input and output size; `nn.Linear` unless given.
+
+    Raises:
+        ArgumentError: There is no such architecture.
 
     Example:
         >>> encoder = Encoder({
@@ -83,32 +65,34 @@ class Encoder(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any], linear: NewLinear = nn.Linear) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                Attention(
-                    sizes["input_dim"],
-                    sizes["num_attention_heads"],
-                    sizes["attention_hidden_size"],
-                    sizes["value_dim"],
-                    sizes["dropout"],
-                    sizes["layer_norm_eps"],
-                    linear,
-                ),
-                FeedForward(
-                    sizes["input_dim"],
-                    sizes["intermediate_size"],
-                    sizes["dropout"],
-                    sizes["layer_norm_eps"],
-                    sizes["hidden_act"],
-                    linear,
-                ),
+        self.layers = nn.ModuleList()
+        # Which of them runs when: one that is tied runs several times.
+        self.order: list[int] = []
+        description, tied = sizes.get("architecture"), dict[Any, int]()
+        if description is None:
+            self.order = list(range(sizes["num_layers"]))
+            self.layers.extend(new_layer(sizes, linear) for _ in self.order)
+            return
+        architecture = find_architecture(description["model_type"])
+        if architecture is None:
+            raise ArgumentError(
+                "architecture.model_type", description["model_type"], "one that is installed"
             )
-            for _ in range(sizes["num_layers"])
-        )
+        for kind in description["layers"]:
+            name = kind.get("tied")
+            number = len(self.layers) if name is None else tied.setdefault(name, len(self.layers))
+            if number == len(self.layers):
+                self.layers.append(architecture.new_layer(sizes, kind, linear))
+            self.order.append(number)
 
     def __iter__(self) -> Iterator[EncoderLayer]:
-        """Its layers, first to last."""
-        return iter(cast(list[EncoderLayer], self.layers))
+        """Its layers, first to last, as they run."""
+        return (cast(EncoderLayer, self.layers[number]) for number in self.order)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether a layer runs several times."""
+        return len(self.layers) < len(self.order)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T, H), and an additive mask (B, 1, 1, T), to (B, T, H)."""
@@ -121,6 +105,9 @@ class Encoder(nn.Module):
 @dataclass(frozen=True)
 class Geometry:
     """The sizes of a teacher slice, by the names that students call them.
+
+    Attributes:
+        architecture: What else its layers are, as `Encoder` takes it; None of BERT's shape.
 
     Example:
         >>> from slicewise.teacher import random_bert
@@ -137,23 +124,30 @@ class Geometry:
     intermediate_size: int
     layer_norm_eps: float
     hidden_act: str
+    architecture: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, teacher: TeacherSlice) -> Geometry:
-        """Reads them off the first layer; all layers of an encoder are alike.
+        """Reads them off the first layer; all layers of an encoder have the same sizes.
 
         Raises:
-            SlicewiseError: The teacher's layers are not of BERT's shape.
+            SlicewiseError: No layer of a student's computes what the teacher's layers do.
         """
-        layer: Any = teacher.layers[0]
-        parts = parts_of_layer(layer, teacher.source)
-        # BERT's attention is two levels deep, DistilBERT's one; the other names differ as well.
-        attention = getattr(layer.attention, "self", layer.attention)
-        settings = attention.config
-        heads = getattr(attention, "num_attention_heads", None) or attention.n_heads
-        hidden_act = getattr(settings, "hidden_act", None) or settings.activation
+        layer = teacher.layers[0]
+        origin = origin_of(layer)
+        if origin is None:
+            raise _other_shape(teacher.source)
+        architecture, config = origin.architecture, origin.config
+        hidden_act = getattr(config, architecture.activation_key)
         if hidden_act not in ACT2FN:
             raise _other_shape(teacher.source)
+        try:
+            parts: dict[str, Any] = architecture.parts_of(layer)
+            origins = [origin_of(one) for one in teacher.layers]
+            kinds = [None if one is None else one.kind() for one in origins]
+        except OtherShape as error:
+            raise _other_shape(teacher.source, str(error)) from error
+        heads: int = config.num_attention_heads
         return cls(
             input_dim=teacher.hidden_size,
             num_layers=len(teacher.layers),
@@ -162,7 +156,80 @@ class Geometry:
             intermediate_size=parts["feed_forward.intermediate"].out_features,
             layer_norm_eps=parts["feed_forward.norm"].eps,
             hidden_act=hidden_act,
+            architecture=described(config.model_type, kinds),
         )
+
+    def sizes(self, *besides: str) -> dict[str, Any]:
+        """Those that a student takes from the teacher.
+
+        Args:
+            besides: Names of those that it does not.
+        """
+        if self.architecture is None:
+            besides = (*besides, "architecture")
+        return {name: value for name, value in vars(self).items() if name not in besides}
+
+
+def described(model_type: str, kinds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """What layers are besides their sizes; None where they are of BERT's shape. All JSON values.
+
+    Args:
+        model_type: Of their architecture.
+        kinds: Of each layer, as `slicewise.architecture.Architecture.kind` returns it.
+    """
+    if all(kind is None for kind in kinds):
+        return None
+    return {"model_type": model_type, "layers": [dict(kind or {}) for kind in kinds]}
+
+
+def fitted(description: Mapping[str, Any] | None, num_layers: int) -> dict[str, Any] | None:
+    """The description of so many layers.
+
+    Args:
+        description: As `described` returns it: the first of its layers are taken, and where there
+            are more to be, the last of them over and over.
+        num_layers: How many.
+    """
+    if description is None:
+        return None
+    kinds = list(description["layers"])
+    kinds += kinds[-1:] * (num_layers - len(kinds))
+    return {**description, "layers": kinds[:num_layers]}
+
+
+def check_architecture(student: Student, geometry: Geometry) -> None:
+    """Refuses a student of another architecture than the teacher's, whose weights it is to take.
+
+    Raises:
+        ArgumentError: With the student's architecture.
+    """
+    ours, theirs = (
+        None if one is None else one["model_type"]
+        for one in (student.config.get("architecture"), geometry.architecture)
+    )
+    if ours != theirs:
+        raise ArgumentError(
+            "architecture", ours, f"{theirs}, as the teacher is, where the weights come from it"
+        )
+
+
+def take_kinds(student: Student, geometry: Geometry, layers: Sequence[int]) -> None:
+    """Makes a student's layers of the kinds of those that it is about to be filled from.
+
+    Args:
+        student: Has an `encoder`; it is made anew where a layer is of another kind.
+        geometry: Of the teacher.
+        layers: Of the slice, one for each of the student's.
+    """
+    if geometry.architecture is None:
+        return
+    kinds = [geometry.architecture["layers"][layer] for layer in layers]
+    if student.config["architecture"]["layers"] == kinds:
+        return
+    student.config["architecture"] = {**student.config["architecture"], "layers": kinds}
+    weight = next(student.parameters())
+    fresh = type(student)(**student.config).to(weight)
+    student.encoder = fresh.get_submodule("encoder").train(student.training)
 
 
 @torch.no_grad()
@@ -170,12 +237,12 @@ def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
     """A copy of the teacher's first layers, frozen, in eval mode and on the teacher's device.
 
     Args:
-        teacher: Of BERT's shape.
+        teacher: Of an architecture that has an adapter.
         num_layers: How many layers.
 
     Raises:
         ArgumentError: The teacher has fewer.
-        SlicewiseError: The teacher's layers are not of BERT's shape.
+        SlicewiseError: No layer of a student's computes what the teacher's layers do.
 
     Example:
         >>> from slicewise.teacher import random_bert
@@ -193,19 +260,28 @@ def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
     source = teacher.layers[:num_layers]
     encoder = Encoder(
         {
-            **vars(geometry),
+            **geometry.sizes(),
+            "architecture": fitted(geometry.architecture, num_layers),
             "num_layers": num_layers,
             "value_dim": geometry.num_attention_heads * geometry.attention_hidden_size,
             "dropout": 0.0,
         }
     )
     for layer, ours in zip(source, encoder, strict=True):
-        for name, part in parts_of_layer(layer, teacher.source).items():
-            ours.set_submodule(name, copy.deepcopy(part), strict=True)
+        origin = origin_of(layer)
+        assert origin is not None
+        for name, part in origin.architecture.parts_of(layer).items():
+            if isinstance(part, nn.Module):
+                ours.set_submodule(name, copy.deepcopy(part), strict=True)
+            else:
+                place, _, last = name.rpartition(".")
+                setattr(ours.get_submodule(place), last, part.clone())
     encoder.requires_grad_(False).eval()
+    device = next(encoder.parameters()).device
+    encoder.to(device)
     # The names can fit where the computation does not: layer norms before the blocks, say.
     x_BTH = torch.randn(1, 4, geometry.input_dim, generator=torch.Generator().manual_seed(0))
-    x_BTH = x_BTH.to(next(encoder.parameters()).device)
+    x_BTH = x_BTH.to(device)
     y_BTH = x_BTH
     for layer in source:
         output = layer(y_BTH, None)
@@ -260,17 +336,8 @@ def check_head_size(input_dim: int, num_attention_heads: int) -> None:
         )
 
 
-def parts_of_layer(layer: nn.Module, source: str) -> dict[str, Any]:
-    """The linear maps and layer norms of a teacher's layer, by our names."""
-    modules = dict(layer.named_modules())
-    for names in _NAMES:
-        if set(names.values()) <= set(modules):
-            return {ours: modules[theirs] for ours, theirs in names.items()}
-    raise _other_shape(source)
-
-
-def _other_shape(source: str) -> SlicewiseError:
+def _other_shape(source: str, why: str = "") -> SlicewiseError:
     return SlicewiseError(
-        f"The layers of {source} are not of BERT's shape, which this student takes sizes or "
-        "weights from\nWithout them: student=approx"
+        f"The layers of {source} are not of a shape which this student takes sizes or weights "
+        f"from{': ' if why else ''}{why}\nWithout them: student=approx"
     )

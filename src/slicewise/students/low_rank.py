@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, H hidden size, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +19,12 @@ from slicewise.students.keep import Keep, choices, take_best
 from slicewise.students.layers import (
     Encoder,
     Geometry,
+    check_architecture,
     check_head_size,
     check_sizes,
+    fitted,
     read_layers,
+    take_kinds,
 )
 from slicewise.students.reduction import LayerMoments, Moments, factorise, layer_moments
 from slicewise.students.sizes import check_hidden_size, check_same
@@ -31,12 +34,13 @@ if TYPE_CHECKING:
 
 
 class LowRankLinear(nn.Module):
-    """A linear map in two factors, with one bias.
+    """A linear map in two factors, with one bias or none.
 
     Args:
         in_features: Of the input.
         out_features: Of the output.
         rank: R, the size between the factors.
+        bias: Whether it has one.
 
     Example:
         >>> from slicewise.cost import count_parameters
@@ -44,10 +48,10 @@ class LowRankLinear(nn.Module):
         256
     """
 
-    def __init__(self, in_features: int, out_features: int, rank: int) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
         super().__init__()
         self.inner = nn.Linear(in_features, rank, bias=False)
-        self.outer = nn.Linear(rank, out_features)
+        self.outer = nn.Linear(rank, out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
@@ -56,7 +60,7 @@ class LowRankLinear(nn.Module):
 
 
 class LowRank(Student):
-    """Layers of BERT's shape whose six linear maps each go through R dimensions.
+    """Layers of the teacher's architecture whose linear maps each go through R dimensions.
 
     A map of I inputs and O outputs has R * (I + O) weights in the place of I * O. Biases and
     layer norms stay. How the factors are found is said, with the papers, at `start_from`.
@@ -72,6 +76,9 @@ class LowRank(Student):
             given: the teacher, in eval mode, drops nothing either.
         layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
         hidden_act: The activation, by its name in transformers; `gelu` as in BERT.
+        architecture: What else its layers are, as JSON values: an architecture's name in
+            transformers and a few words on each layer (`slicewise.students.layers.described`);
+            of BERT's shape unless given.
 
     Raises:
         ArgumentError: A size is not positive, `rank` is too large, the heads do not divide
@@ -105,6 +112,7 @@ class LowRank(Student):
         dropout: float = 0.0,
         layer_norm_eps: float = 1e-12,
         hidden_act: str = "gelu",
+        architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = {
@@ -122,22 +130,27 @@ class LowRank(Student):
         largest = _largest_rank(input_dim, intermediate_size)
         if not 1 <= rank <= largest:
             raise ArgumentError("rank", rank, f"1 to {largest}, the rank of a whole map")
-        sizes = {
-            "attention_hidden_size": input_dim // num_attention_heads,
-            "value_dim": input_dim,
-        }
-        self.encoder = Encoder(
-            {**self.config, **sizes}, lambda inputs, outputs: LowRankLinear(inputs, outputs, rank)
-        )
+        self.config["architecture"] = fitted(architecture, num_layers)
+        self.encoder = self._new_encoder()
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         y_BTH: Tensor = self.encoder(hidden_states, attention_mask)
         return y_BTH
 
+    def _new_encoder(self) -> Encoder:
+        input_dim, rank = self.config["input_dim"], self.config["rank"]
+        sizes = {
+            "attention_hidden_size": input_dim // self.config["num_attention_heads"],
+            "value_dim": input_dim,
+        }
+        return Encoder(
+            {**self.config, **sizes},
+            lambda inputs, outputs, bias=True: LowRankLinear(inputs, outputs, rank, bias),
+        )
+
     @classmethod
     def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
-        sizes = dict(vars(Geometry.of(teacher)))
-        del sizes["attention_hidden_size"]
+        sizes = Geometry.of(teacher).sizes("attention_hidden_size")
         sizes["rank"] = _largest_rank(sizes["input_dim"], sizes["intermediate_size"])
         return sizes
 
@@ -152,13 +165,13 @@ class LowRank(Student):
         teacher.
 
         Args:
-            teacher: Of BERT's shape, and of this student's sizes.
+            teacher: Of an architecture that has an adapter, and of this student's sizes.
             batches: What enters the slice.
             keep: Which layers: `first`, `last`, a list of them, or `auto`, as in `BertLayer`.
 
         Raises:
             ArgumentError: A size is not the teacher's, or there are no such layers to keep.
-            SlicewiseError: The teacher's layers are not of BERT's shape.
+            SlicewiseError: No layer of ours computes what the teacher's layers do.
         """
         num_layers = self.config["num_layers"]
         read_layers(teacher, num_layers)
@@ -166,6 +179,7 @@ class LowRank(Student):
         check_hidden_size(self, teacher)
         names = ("num_attention_heads", "intermediate_size")
         check_same(self, {name: getattr(geometry, name) for name in names})
+        check_architecture(self, geometry)
 
         batches = list(batches)
         tried = choices(keep, num_layers, geometry.num_layers)
@@ -173,6 +187,7 @@ class LowRank(Student):
         moments = layer_moments(source, batches)
 
         def take(layers: tuple[int, ...]) -> None:
+            take_kinds(self, geometry, layers)
             for ours, layer in zip(self.encoder, layers, strict=True):
                 self._factorise(list(source)[layer], ours, moments[layer])
 
@@ -187,15 +202,23 @@ class LowRank(Student):
             "feed_forward.intermediate": seen.attended,
             "feed_forward.output": seen.neurons,
         }
+        if theirs.feed_forward.gate is not None:
+            inputs["feed_forward.gate"] = seen.attended
         for name, moment in inputs.items():
             linear: Any = theirs.get_submodule(name)
             ours_linear: Any = ours.get_submodule(name)
             inner_RI, outer_OR, bias_O = factorise(linear, moment, self.config["rank"])
             ours_linear.inner.weight.copy_(inner_RI)
             ours_linear.outer.weight.copy_(outer_OR)
-            ours_linear.outer.bias.copy_(bias_O)
+            if linear.bias is not None:
+                ours_linear.outer.bias.copy_(bias_O)
         for name in ("attention.norm", "feed_forward.norm"):
             ours.get_submodule(name).load_state_dict(theirs.get_submodule(name).state_dict())
+        sides = theirs.attention.query_side[1:] + theirs.attention.key_side[1:]
+        for name in sides:
+            part = theirs.attention.get_submodule(name)
+            ours.attention.get_submodule(name).load_state_dict(part.state_dict())
+        ours.attention.take_besides(theirs.attention, [*range(self.config["num_attention_heads"])])
 
 
 def _largest_rank(input_dim: int, intermediate_size: int) -> int:

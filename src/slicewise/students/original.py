@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,8 +15,10 @@ from slicewise.students.base import Student
 from slicewise.students.layers import (
     Encoder,
     Geometry,
+    check_architecture,
     check_head_size,
     check_sizes,
+    fitted,
     read_layers,
 )
 from slicewise.students.sizes import check_same
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Original(Student):
-    """A frozen copy of a teacher slice of BERT's shape, which loads without the teacher.
+    """A frozen copy of a teacher slice, which loads without the teacher.
 
     BERT: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 
@@ -37,6 +39,9 @@ class Original(Student):
         intermediate_size: Neurons of each feed-forward block.
         layer_norm_eps: Added to the variance in the layer norms; 1e-12 as in BERT.
         hidden_act: The activation, by its name in transformers; `gelu` as in BERT.
+        architecture: What else its layers are, as JSON values: an architecture's name in
+            transformers and a few words on each layer (`slicewise.students.layers.described`);
+            of BERT's shape unless given.
 
     Raises:
         ArgumentError: A size is not positive, the heads do not divide `input_dim`, or there is
@@ -64,6 +69,7 @@ class Original(Student):
         intermediate_size: int,
         layer_norm_eps: float = 1e-12,
         hidden_act: str = "gelu",
+        architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = {
@@ -74,6 +80,7 @@ class Original(Student):
             "layer_norm_eps": layer_norm_eps,
             "hidden_act": hidden_act,
         }
+        self.config["architecture"] = fitted(architecture, num_layers)
         sizes = {**self.config, "dropout": 0.0}
         check_sizes(sizes)
         check_head_size(input_dim, num_attention_heads)
@@ -88,20 +95,20 @@ class Original(Student):
 
     @classmethod
     def sizes_from(cls, teacher: TeacherSlice) -> dict[str, Any]:
-        sizes = dict(vars(Geometry.of(teacher)))
-        del sizes["attention_hidden_size"]
-        return sizes
+        return Geometry.of(teacher).sizes("attention_hidden_size")
 
     def start_from(self, teacher: TeacherSlice, batches: Iterable[Batch] = ()) -> None:
         """Copies the teacher's weights.
 
         Args:
-            teacher: Of BERT's shape, and of this student's sizes.
+            teacher: Of an architecture that has an adapter, and of this student's sizes.
             batches: Not needed.
 
         Raises:
             ArgumentError: A size is not the teacher's.
-            SlicewiseError: The teacher's layers are not of BERT's shape.
+            SlicewiseError: No layer of ours computes what the teacher's layers do.
         """
-        check_same(self, self.sizes_from(teacher))
+        geometry = Geometry.of(teacher)
+        check_same(self, geometry.sizes("attention_hidden_size", "architecture"))
+        check_architecture(self, geometry)
         self.encoder.load_state_dict(read_layers(teacher, self.config["num_layers"]).state_dict())

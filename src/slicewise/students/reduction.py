@@ -53,6 +53,10 @@ class Moments:
         covariance_JJ = self.covariance_II[numbers_J][:, numbers_J]
         return Moments(self.mean_I[numbers_J], covariance_JJ)
 
+    def about_zero(self) -> Moments:
+        """Second moments in the place of the covariance: for maps that have no bias."""
+        return Moments.centred(self.covariance_II + torch.outer(self.mean_I, self.mean_I))
+
     @classmethod
     def centred(cls, covariance_II: Tensor) -> Moments:
         """Of a mean of zero."""
@@ -160,6 +164,7 @@ def layer_moments(encoder: Encoder, batches: Iterable[Batch]) -> list[LayerMomen
         (torch.Size([24, 24]), torch.Size([32]))
     """
     device = next(encoder.parameters()).device
+    # Of a layer that runs several times, over all of them.
     sums = {
         linear: MomentSums(linear.in_features)
         for layer in encoder
@@ -168,9 +173,11 @@ def layer_moments(encoder: Encoder, batches: Iterable[Batch]) -> list[LayerMomen
     with _inputs_of(*sums) as inputs:
         for batch in batches:
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-            encoder(batch.hidden_states.to(device), mask)
-            for linear, linear_sums in sums.items():
-                linear_sums.add(counted_tokens(inputs[linear], batch))
+            x_BTH = batch.hidden_states.to(device)
+            for layer in encoder:
+                x_BTH = layer(x_BTH, mask)
+                for linear in _distinct_linears(layer):
+                    sums[linear].add(counted_tokens(inputs[linear], batch))
     if not any(linear_sums.tokens for linear_sums in sums.values()):
         return [_moments_without_data(layer) for layer in encoder]
     return [
@@ -216,6 +223,8 @@ def factorise(linear: nn.Linear, moments: Moments, rank: int) -> tuple[Tensor, T
         True
     """
     weight_OI, bias_O = _weights(linear)
+    if linear.bias is None:
+        moments = moments.about_zero()
     root_II = torch.linalg.cholesky(moments.covariance_II)
     left_OR, values_R, _ = torch.linalg.svd(weight_OI @ root_II, full_matrices=False)
     # U U^T W is the whitened SVD cut at R and unwhitened again, without an inverse.
@@ -251,15 +260,18 @@ def reduce_feed_forward(source: FeedForward, target: FeedForward, moments: Layer
         >>> torch.equal(ours.norm.weight, theirs.feed_forward.norm.weight)
         True
     """
-    _copy(target.norm, source.norm.weight, source.norm.bias)
+    target.norm.load_state_dict(source.norm.state_dict())
     kept = target.intermediate.out_features
     if kept == source.intermediate.out_features:
-        _copy(target.intermediate, *_weights(source.intermediate))
-        _copy(target.output, *_weights(source.output))
+        for name, linear in source.named_children():
+            if isinstance(linear, nn.Linear):
+                _copy(target.get_submodule(name), *_weights(linear))
         return
     keep_J = important_neurons(source, moments, kept)
-    weight_FH, bias_F = _weights(source.intermediate)
-    _copy(target.intermediate, weight_FH[keep_J], bias_F[keep_J])
+    for ours, theirs in ((target.intermediate, source.intermediate), (target.gate, source.gate)):
+        if theirs is not None:
+            weight_FH, bias_F = _weights(theirs)
+            _copy(ours, weight_FH[keep_J], bias_F[keep_J])
     select_JF = torch.eye(source.intermediate.out_features, dtype=torch.float64)[keep_J]
     _copy(target.output, *_refitted(source.output, moments.neurons, select_JF))
 
@@ -316,9 +328,10 @@ def reduce_attention(source: Attention, target: Attention, moments: LayerMoments
         >>> torch.equal(ours.norm.weight, theirs.attention.norm.weight)
         True
     """
-    _copy(target.norm, source.norm.weight, source.norm.bias)
-    query_NDH, query_ND = _by_head(source.query, source.num_attention_heads)
-    key_NDH, key_ND = _by_head(source.key, source.num_attention_heads)
+    target.norm.load_state_dict(source.norm.state_dict())
+    N = source.num_attention_heads
+    query_NDH, query_ND = _by_head(source.query, N)
+    key_NDH, _ = _by_head(source.key, N)
     value_NWH, value_NW = _by_head(source.value, source.num_attention_heads)
     weight_HV, _ = _weights(source.dense)
     whole_size = value_NW.shape[1]
@@ -332,14 +345,16 @@ def reduce_attention(source: Attention, target: Attention, moments: LayerMoments
     head_size = target.query.out_features // heads
     value_size = target.value.out_features // heads
     keep = sorted(importance_N.topk(heads).indices.tolist())
-    queries, keys, values = [], [], []
+    # Of each kept head, what is done to its queries and to its keys.
+    query_maps, key_maps, values = [], [], []
     map_JV = torch.zeros(target.value.out_features, len(covariance_VV), dtype=torch.float64)
     mean_H, covariance_HH = moments.hidden.mean_I, moments.hidden.covariance_II
     # The student divides scores by the root of its own head size.
     scale = (head_size / query_ND.shape[1]) ** 0.25
     for j, n in enumerate(keep):
         query_DH, query_D = query_NDH[n], query_ND[n]
-        key_DH, key_D = key_NDH[n], key_ND[n]
+        key_DH = key_NDH[n]
+        map_query = map_key = torch.eye(len(query_D), dtype=torch.float64)
         if head_size < len(query_D):
             # Of the keys only deviations from their mean: what is the same for all of them
             # leaves the softmax as it was.
@@ -349,10 +364,9 @@ def reduce_attention(source: Attention, target: Attention, moments: LayerMoments
                 key_DH @ covariance_HH @ key_DH.T,
                 head_size,
             )
-            query_DH, query_D = scale * map_query @ query_DH, scale * map_query @ query_D
-            key_DH, key_D = scale * map_key @ key_DH, scale * map_key @ key_D
-        queries.append((query_DH, query_D))
-        keys.append((key_DH, key_D))
+            map_query, map_key = scale * map_query, scale * map_key
+        query_maps.append(map_query)
+        key_maps.append(map_key)
         if value_size < whole_size:
             span = spans[n]
             _, map_WW = _balanced(gram_VV[span, span], covariance_VV[span, span], value_size)
@@ -360,12 +374,14 @@ def reduce_attention(source: Attention, target: Attention, moments: LayerMoments
             map_WW = torch.eye(whole_size, dtype=torch.float64)
         values.append((map_WW @ value_NWH[n], map_WW @ value_NW[n]))
         map_JV[j * value_size : (j + 1) * value_size, spans[n]] = map_WW
-    for linear, blocks in (
-        (target.query, queries),
-        (target.key, keys),
-        (target.value, values),
-    ):
-        _copy(linear, torch.cat([w for w, _ in blocks]), torch.cat([b for _, b in blocks]))
+    for names, maps in ((source.query_side, query_maps), (source.key_side, key_maps)):
+        for name in names:
+            weight_NDH, bias_ND = _by_head(source.get_submodule(name), N)
+            weight = torch.cat([m @ weight_NDH[n] for m, n in zip(maps, keep, strict=True)])
+            bias = torch.cat([m @ bias_ND[n] for m, n in zip(maps, keep, strict=True)])
+            _copy(target.get_submodule(name), weight, bias)
+    _copy(target.value, torch.cat([w for w, _ in values]), torch.cat([b for _, b in values]))
+    target.take_besides(source, keep)
     if map_JV.shape[0] == map_JV.shape[1]:
         _copy(target.dense, *_weights(source.dense))
     else:
@@ -413,8 +429,10 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
     # A copy, so that the student stays on its device, in its mode and precision.
     running = copy.deepcopy(student).to(weight).eval()
     block: FeedForward = running.get_submodule(last)  # type: ignore[assignment]
-    norm = list(source)[-1].feed_forward.norm
-    taps = (block.output, block.intermediate, norm)
+    final = list(source)[-1].feed_forward
+    norm: Any = final.norm
+    # Of the block's input: what it adds to.
+    taps = (block.output, block, norm)
     F, H = block.output.in_features, block.output.out_features
     sums = MomentSums(F + 2 * H)
     with _inputs_of(*taps) as inputs:
@@ -422,11 +440,13 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
             x_BTH = batch.hidden_states.to(device)
             running(x_BTH, mask)
-            source(x_BTH, mask)
+            y_BTH = source(x_BTH, mask)
             a_BTF, u_BTH, sum_BTH = (inputs[tap] for tap in taps)
-            z_BTH = layer_norm(sum_BTH, (H,), eps=norm.eps)
+            z_BTH = y_BTH if final.norm_first else layer_norm(sum_BTH, (H,), eps=norm.eps)
             sums.add(counted_tokens(torch.cat([a_BTF, u_BTH, z_BTH], dim=-1), batch))
     moments = sums.moments()
+    if block.output.bias is None:
+        moments = moments.about_zero()
     a, u, z = slice(0, F), slice(F, F + H), slice(F + H, None)
     mean, covariance = moments.mean_I, moments.covariance_II
     root_FF = torch.linalg.cholesky(covariance[a, a])
@@ -435,14 +455,16 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
     u_FH, z_FH = explained_FH2[:, :H], explained_FH2[:, H:]
     left_uu = covariance[u, u].diagonal() - (covariance[u, a] * u_FH.T).sum(1)
     left_uz = covariance[u, z].diagonal() - (covariance[u, a] * z_FH.T).sum(1)
-    scale = left_uz.sum() / left_uu.sum()
+    # A norm undoes any scale; without one after the sum there is none to choose.
+    scale = left_uz.sum() / left_uu.sum() if not final.norm_first else torch.ones(())
     if not scale > 0:
         # The residual says nothing about the slice's output, and cannot be turned round.
         return
     weight_HF = (z_FH / scale - u_FH).T
     fitted: FeedForward = student.get_submodule(last)  # type: ignore[assignment]
     _copy(fitted.output, weight_HF, mean[z] / scale - mean[u] - weight_HF @ mean[a])
-    _copy(fitted.norm, norm.weight, norm.bias)
+    if not final.norm_first:
+        fitted.norm.load_state_dict(norm.state_dict())
 
 
 @torch.no_grad()
@@ -464,7 +486,7 @@ def output_moments(
     sums = MomentSums(block.output.in_features + block.output.out_features)
     for batch, original in zip(inputs, entering, strict=True):
         u_BTH = layer.attention(batch.hidden_states, batch.attention_mask)
-        a_BTF = block.activation(block.intermediate(u_BTH))
+        a_BTF = block.neurons(u_BTH)
         theirs_BTH = followed.attention(original.hidden_states, original.attention_mask)
         sum_BTH = theirs_BTH + _added(followed.feed_forward, theirs_BTH)
         sums.add(counted_tokens(torch.cat([a_BTF, sum_BTH - u_BTH], dim=-1), batch))
@@ -474,7 +496,7 @@ def output_moments(
 
 @torch.no_grad()
 def fit_output(
-    block: FeedForward, norm: nn.LayerNorm, moments: Moments, ridge: float = _RIDGE
+    block: FeedForward, norm: nn.Module, moments: Moments, ridge: float = _RIDGE
 ) -> None:
     """Fits the output map of a feed-forward block to what the original's last norm gets.
 
@@ -492,6 +514,8 @@ def fit_output(
             of its parameters left: 0.1 is better than 0.01 and 1.
     """
     F = block.output.in_features
+    if block.output.bias is None:
+        moments = moments.about_zero()
     mean, covariance = moments.mean_I, moments.covariance_II
     weight_HF, _ = _weights(block.output)
     neurons_FF = covariance[:F, :F]
@@ -500,12 +524,13 @@ def fit_output(
     wanted_FH = covariance[:F, F:] + ridge_FF @ weight_HF.T
     weight_HF = torch.cholesky_solve(wanted_FH, root_FF).T
     _copy(block.output, weight_HF, mean[F:] - weight_HF @ mean[:F])
-    _copy(block.norm, norm.weight, norm.bias)
+    if not block.norm_first:
+        block.norm.load_state_dict(norm.state_dict())
 
 
 def _added(block: FeedForward, x_BTH: Tensor) -> Tensor:
     """What a block adds to its residual, before its norm."""
-    added_BTH: Tensor = block.output(block.activation(block.intermediate(x_BTH)))
+    added_BTH: Tensor = block.output(block.neurons(x_BTH))
     return added_BTH
 
 
@@ -526,20 +551,26 @@ def _inputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
 
 
 def _distinct_linears(layer: EncoderLayer) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
-    """Those with inputs of their own, in the order of `LayerMoments`."""
+    """Those with inputs of their own, in the order of `LayerMoments`.
+
+    The values' for that of the hidden states: an architecture may put positions through the others.
+    """
     attention, feed_forward = layer.attention, layer.feed_forward
-    return attention.query, attention.dense, feed_forward.intermediate, feed_forward.output
+    return attention.value, attention.dense, feed_forward.intermediate, feed_forward.output
 
 
 def _moments_without_data(layer: EncoderLayer) -> LayerMoments:
     value_VH, _ = _weights(layer.attention.value)
     incoming_FH, _ = _weights(layer.feed_forward.intermediate)
+    variance_F = incoming_FH.square().sum(1)
+    if layer.feed_forward.gate is not None:
+        variance_F = variance_F * _weights(layer.feed_forward.gate)[0].square().sum(1)
     unit_HH = torch.eye(value_VH.shape[1], dtype=torch.float64)
     return LayerMoments(
         Moments.centred(unit_HH),
         Moments.centred(value_VH @ value_VH.T),
         Moments.centred(unit_HH),
-        Moments.centred(incoming_FH.square().sum(1).diag()),
+        Moments.centred(variance_F.diag()),
     )
 
 
@@ -568,6 +599,8 @@ def _refitted(dense: nn.Linear, moments: Moments, map_JI: Tensor) -> tuple[Tenso
     what is left.
     """
     weight_OI, bias_O = _weights(dense)
+    if dense.bias is None:
+        moments = moments.about_zero()
     cross_IJ = moments.covariance_II @ map_JI.T
     root_JJ = torch.linalg.cholesky(_positive_definite(map_JI @ cross_IJ))
     weight_OJ = torch.cholesky_solve((weight_OI @ cross_IJ).T, root_JJ).T
@@ -581,8 +614,11 @@ def _positive_definite(covariance_II: Tensor) -> Tensor:
 
 
 def _weights(linear: Any) -> tuple[Tensor, Tensor]:
-    """Weight (O, I) and bias (O,) of a linear map."""
-    return linear.weight.cpu().double(), linear.bias.cpu().double()
+    """Weight (O, I) and bias (O,) of a linear map; zero where it has none."""
+    weight_OI: Tensor = linear.weight.cpu().double()
+    if linear.bias is None:
+        return weight_OI, weight_OI.new_zeros(len(weight_OI))
+    return weight_OI, linear.bias.cpu().double()
 
 
 def _by_head(linear: nn.Module, heads: int) -> tuple[Tensor, Tensor]:
@@ -593,4 +629,5 @@ def _by_head(linear: nn.Module, heads: int) -> tuple[Tensor, Tensor]:
 
 def _copy(module: Any, weight: Tensor, bias: Tensor) -> None:
     module.weight.copy_(weight)
-    module.bias.copy_(bias)
+    if module.bias is not None:
+        module.bias.copy_(bias)

@@ -8,12 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from transformers import (
-    DistilBertConfig,
-    DistilBertModel,
-    ElectraConfig,
-    ElectraModel,
-)
 
 from slicewise.cost import count_parameters
 from slicewise.data.batch import Batch
@@ -45,32 +39,6 @@ def test_sizes_are_the_teachers() -> None:
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
     }
-
-
-@pytest.mark.parametrize("family", ["electra", "distilbert"])
-def test_other_encoders_of_the_shape_are_read(family: str) -> None:
-    torch.manual_seed(0)
-    if family == "electra":
-        electra = ElectraConfig(
-            vocab_size=9,
-            embedding_size=24,
-            hidden_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            hidden_act="relu",
-        )
-        layers = ElectraModel(electra).encoder.layer
-    else:
-        distilbert = DistilBertConfig(
-            vocab_size=9, dim=24, n_layers=2, n_heads=2, hidden_dim=32, activation="relu"
-        )
-        layers = DistilBertModel(distilbert).transformer.layer
-    teacher = TeacherSlice(layers, 24, family)
-    student = _student(teacher)
-    assert student.config["hidden_act"] == "relu"
-    student.start_from(teacher)
-    assert _loss(student, teacher) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -225,7 +193,7 @@ def test_no_more_can_be_taken_than_there_is(sizes: dict[str, int], name: str, al
 
 def test_layers_of_another_shape_are_refused() -> None:
     teacher = TeacherSlice(torch.nn.ModuleList([torch.nn.Identity()]), 24, "nothing")
-    with pytest.raises(SlicewiseError, match="layers of nothing are not of BERT's shape"):
+    with pytest.raises(SlicewiseError, match="layers of nothing are not of a shape which"):
         Geometry.of(teacher)
 
 
@@ -233,7 +201,7 @@ def test_layers_that_compute_something_else_are_refused() -> None:
     teacher = loud_teacher()
     attention: Any = teacher.layers[0].attention  # type: ignore[union-attr]
     attention.register_forward_hook(lambda module, inputs, output: (output[0] * 2, output[1]))
-    with pytest.raises(SlicewiseError, match="not of BERT's shape"):
+    with pytest.raises(SlicewiseError, match="not of a shape which"):
         _student(teacher).start_from(teacher)
 
 
