@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from slicewise.data.batch import l1_loss
+from slicewise.losses import Loss, l1_loss
 
 BASELINES = ("zero", "input", "position_mean", "running_average")
 # The article's: after 70 batches half of the average is of them.
@@ -147,14 +147,16 @@ def baseline_losses(
     mean: Tensor,
     running: Tensor,
     real_tokens: Tensor | None = None,
+    loss: Loss = l1_loss,
 ) -> dict[str, Tensor]:
-    """The L1 loss of each of `BASELINES` on one batch, as a function of tensors alone.
+    """The loss of each of `BASELINES` on one batch, as a function of tensors alone.
 
     Args:
         hidden_states: What entered the slice, (B, T, H).
         target: What left it, (B, T, H).
         mean, running: The two constants, (T, H).
         real_tokens: (B, T), which of them count; None: all.
+        loss: Which loss.
     """
     predictions = (
         torch.zeros_like(target),
@@ -163,6 +165,6 @@ def baseline_losses(
         running.expand_as(target),
     )
     return {
-        name: l1_loss(prediction, target, real_tokens)
+        name: loss(prediction, target, real_tokens)
         for name, prediction in zip(BASELINES, predictions, strict=True)
     }

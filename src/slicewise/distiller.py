@@ -17,27 +17,27 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from slicewise.baselines import Baselines
 from slicewise.capturing import hold_rates_on
-from slicewise.data.batch import Batch, l1_loss
+from slicewise.data.batch import Batch
+from slicewise.losses import Loss, l1_loss, settled
 from slicewise.students.base import Student
 from slicewise.teacher import TeacherSlice
-from slicewise.validation import LOSSES, ValidationLosses, batch_losses
+from slicewise.validation import ValidationLosses, batch_losses, losses_by
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 Targets = Callable[[Batch], Tensor]
-# Of a prediction and its target, (B, T, H), over the tokens that count, (B, T); None: all.
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Distiller(LightningModule):
-    """Trains `student` to return what `teacher` returns, by L1 loss.
+    """Trains `student` to return what `teacher` returns, by L1 loss unless told otherwise.
 
     Learning a teacher's hidden states, and not its answers, is what FitNets began (Romero et al.
     2015, https://arxiv.org/abs/1412.6550) and TinyBERT did to BERT (Jiao et al. 2020,
     https://arxiv.org/abs/1909.10351), there by squared errors; the article's loss is L1.
 
     Logs `train_l1` for each step, and for each validation `valid_l1` and the baselines' losses
-    on the same batches as `baseline/<name>`.
+    on the same batches as `baseline/<name>`. By another loss, `train_loss` in the place of
+    `train_l1`, and `valid_loss` and `baseline_loss/<name>` besides.
 
     Args:
         teacher: Frozen; it moves with the fit from device to device, but is no part of the
@@ -52,8 +52,7 @@ class Distiller(LightningModule):
         targets: Gives the teacher's output for a batch; by asking the teacher unless given.
         seed: Of the dropout: every step seeds it anew from this and the number of its batch, so
             that a fit that stopped and went on ends where one that never stopped does.
-        loss: What is learned by; validations and baselines are measured by L1 all the same, and
-            the training loss is logged as `train_l1`.
+        loss: What is learned by (`slicewise.losses`).
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -102,7 +101,8 @@ class Distiller(LightningModule):
         self.scheduler_factory = scheduler
         self.targets = targets or self._ask_teacher
         self.seed = seed
-        self.loss = loss
+        self.loss = settled(loss)
+        self.train_name = "train_l1" if self.loss is l1_loss else "train_loss"
         # Called where the fit may rest, or has to wait for its device: other fits of this process,
         # each in a thread of its own, may go on meanwhile.
         self.pause: Callable[[], None] = _go_on
@@ -175,7 +175,7 @@ class Distiller(LightningModule):
         self.baselines.update(target_BTH, real_BT)
         prediction_BTH = self(batch.hidden_states, batch.attention_mask)
         loss = self.loss(prediction_BTH, target_BTH, real_BT)
-        self.log("train_l1", loss, prog_bar=True, batch_size=len(target_BTH))
+        self.log(self.train_name, loss, prog_bar=True, batch_size=len(target_BTH))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -189,7 +189,7 @@ class Distiller(LightningModule):
                 self.pause()
             # All at once; whoever reads one of them waits for nothing.
             means_M = means_M.cpu()
-        for name, loss in zip(LOSSES, means_M, strict=True):
+        for name, loss in zip(losses_by(self.loss), means_M, strict=True):
             shown = name == "valid_l1"
             self.log(name, loss, prog_bar=shown, sync_dist=several, batch_size=1)
 
@@ -202,7 +202,7 @@ class Distiller(LightningModule):
     @torch.no_grad()
     def _losses_of(self, *tensors: Any) -> tuple[Tensor, Tensor]:
         """`batch_losses` of the student with its weights of the moment."""
-        return batch_losses(self.student, *tensors)
+        return batch_losses(self.student, self.loss, *tensors)
 
     def _ask_teacher(self, batch: Batch) -> Tensor:
         target_BTH: Tensor = self.teacher(batch.hidden_states, batch.attention_mask)

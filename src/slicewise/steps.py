@@ -211,7 +211,7 @@ class ManualDistiller(Distiller):
         # Those of the batch before: a device that had to be waited for would then have no work.
         self._log_rows()
         self._unlogged = logged
-        self.log("train_l1", loss, prog_bar=True, logger=False, batch_size=1)
+        self.log(self.train_name, loss, prog_bar=True, logger=False, batch_size=1)
         return loss.clone()
 
     def _take_step(self, index: BatchIndex, step: int) -> Tensor:
@@ -291,7 +291,7 @@ class ManualDistiller(Distiller):
         # All at once: each value that is fetched waits for the device.
         values = torch.stack([loss for _, loss in losses.values()]).tolist()
         for (step, (epoch, _)), value in zip(losses.items(), values, strict=True):
-            row = {"train_l1": value, "epoch": epoch}
+            row = {self.train_name: value, "epoch": epoch}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
         for logger in self.trainer.loggers:

@@ -14,14 +14,27 @@ import torch
 from torch import Tensor, distributed
 
 from slicewise.baselines import BASELINES, baseline_losses
-from slicewise.data.batch import l1_loss
+from slicewise.losses import Loss, l1_loss
 
 # What the losses of a batch are called, in the order in which they come.
 LOSSES = ("valid_l1", *(f"baseline/{name}" for name in BASELINES))
+# Those that follow where something else is learned by than L1: of that loss.
+OTHER_LOSSES = ("valid_loss", *(f"baseline_loss/{name}" for name in BASELINES))
+
+
+def losses_by(loss: Loss) -> tuple[str, ...]:
+    """What the losses of a batch are called, of a fit that learns by some loss.
+
+    Example:
+        >>> losses_by(l1_loss) == LOSSES
+        True
+    """
+    return LOSSES if loss is l1_loss else LOSSES + OTHER_LOSSES
 
 
 def batch_losses(
     student: Callable[[Tensor, Tensor | None], Tensor],
+    loss: Loss,
     hidden_states: Tensor,
     attention_mask: Tensor | None,
     target: Tensor,
@@ -32,23 +45,26 @@ def batch_losses(
 
     Args:
         student: (B, T, H) and mask to (B, T, H).
+        loss: What is learned by.
         hidden_states: What enters the slice, (B, T, H).
         attention_mask: Additive, (B, 1, 1, T); None where every token counts.
         target: What leaves it, (B, T, H).
         mean, running: The constants of `slicewise.baselines.Baselines`, (T, H).
 
     Returns:
-        The losses, (M,), called `LOSSES`, and by how many tokens they count.
+        The losses, (M,), called `losses_by(loss)`, and by how many tokens they count.
     """
     real_BT = None if attention_mask is None else attention_mask[:, 0, 0] >= 0
     prediction_BTH = student(hidden_states, attention_mask)
-    baselines = baseline_losses(hidden_states, target, mean, running, real_BT)
-    losses = [l1_loss(prediction_BTH, target, real_BT), *baselines.values()]
+    losses = []
+    for one in dict.fromkeys((l1_loss, loss)):
+        baselines = baseline_losses(hidden_states, target, mean, running, real_BT, one)
+        losses += [one(prediction_BTH, target, real_BT), *baselines.values()]
     if real_BT is None:
         tokens = torch.full((), target[..., 0].numel(), device=target.device)
     else:
         tokens = real_BT.sum()
-    return torch.stack([loss.float() for loss in losses]), tokens
+    return torch.stack([one.float() for one in losses]), tokens
 
 
 class ValidationLosses:

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from slicewise.cost import count_flops, count_parameters, latency_ms
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
-from slicewise.errors import SlicewiseError
+from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.steps import new_distiller
 from slicewise.students.base import Student
 from slicewise.students.folder import save_student
@@ -42,6 +42,7 @@ from sweep.trial.parts import (
     load_teacher,
     named_within,
     new_data,
+    new_loss,
     new_recipe,
     new_trainer,
     quiet_lightning,
@@ -116,8 +117,12 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
             scheduler,
             targets=targets,
             seed=settings.seed,
+            loss=new_loss(settings.loss),
             **asdict(steps),
         )
+    if "train_l1" in objective.metrics and distiller.train_name != "train_l1":
+        allowed = "train_loss, or valid_l1, where something else is learned by than L1"
+        raise ArgumentError("objective.metrics", "[train_l1]", allowed)
     if active.place is not None:
         _share(active.place, distiller, targets, data)
     try:

@@ -112,6 +112,17 @@ class Metrics:
         is_kept=True,
         views=("report", "summary", "watch"),
     )
+    # Of what is learned by, L1 or not.
+    valid_loss: float | None = _row(
+        "validation loss, of what is learned by",
+        better="smaller",
+        is_objective=True,
+    )
+    train_loss: float | None = _row(
+        "training loss, of what is learned by",
+        better="smaller",
+        is_objective=True,
+    )
     # The L1 of the best baseline over `valid_l1`.
     baseline_ratio: float | None = _row(
         "times better than the best baseline",

@@ -25,6 +25,7 @@ from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import OptimizerFactory, SchedulerFactory
 from slicewise.errors import ArgumentError, MissingResource, SlicewiseError
+from slicewise.losses import Loss
 from slicewise.progress_bar import StepProgressBar
 from slicewise.steps import steps_of_epoch, steps_to_validation
 from slicewise.students.base import Student
@@ -156,6 +157,25 @@ def new_recipe(
     with mistakes_of("scheduler"):
         make_scheduler(optimizer, total_steps=100)
     return make_optimizer, make_scheduler
+
+
+def new_loss(node: Node) -> Loss:
+    """What is learned by; tried once, so that a wrong value shows now.
+
+    Raises:
+        ArgumentError: It is no function of a prediction, its target and the tokens that count.
+    """
+    loss: Loss = build("loss", node)
+    if not callable(loss):
+        allowed = "a function of prediction, target and real tokens, with _partial_: true"
+        raise ArgumentError("loss._target_", node["_target_"], allowed)
+    x_BTH, real_BT = torch.ones(1, 2, 3), torch.tensor([[True, False]])
+    with mistakes_of("loss"):
+        found = loss(x_BTH, x_BTH / 2, real_BT)
+    if not isinstance(found, torch.Tensor) or found.ndim:
+        allowed = "what returns a tensor of one number"
+        raise ArgumentError("loss._target_", node["_target_"], allowed)
+    return loss
 
 
 def quiet_lightning() -> None:

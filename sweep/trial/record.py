@@ -71,6 +71,8 @@ class TrialRecord(Metrics):
     values: list[float] | None = None
     baselines: dict[str, float] = field(default_factory=dict)
     best_baseline: str | None = None
+    # Of the loss that is learned by, where it is not L1.
+    loss_baselines: dict[str, float] = field(default_factory=dict)
     teacher: str | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
     git_commit: str | None = field(default_factory=code_commit)
@@ -122,8 +124,16 @@ class TrialRecord(Metrics):
         """Takes what the last validation logged."""
         prefix = "baseline/"
         self.train_l1 = metrics.get("train_l1")
+        self.train_loss = metrics.get("train_loss", self.train_l1)
         self.valid_l1 = metrics.get("valid_l1")
+        self.valid_loss = metrics.get("valid_loss", self.valid_l1)
         self.baselines = {
+            name.removeprefix(prefix): value
+            for name, value in metrics.items()
+            if name.startswith(prefix)
+        }
+        prefix = "baseline_loss/"
+        self.loss_baselines = {
             name.removeprefix(prefix): value
             for name, value in metrics.items()
             if name.startswith(prefix)

@@ -121,6 +121,10 @@ class StepSettings:
         return StepSettings(self.capture, at_once, self.compile)
 
 
+# What was learned by before there was a choice.
+_L1 = {"_target_": "slicewise.losses.l1_loss", "_partial_": True}
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a trial returns to the study, and what it must not exceed: `objective`.
@@ -237,16 +241,19 @@ class TrialSettings(FitSettings):
 
     Attributes:
         student: What builds it.
+        loss: What builds the loss that is learned by.
         steps: How steps are taken.
     """
 
     student: Node
+    loss: Node
     steps: StepSettings
 
     @classmethod
     def _of_its_own(cls, config: DictConfig) -> dict[str, Any]:
         return {
             "student": _node(config, "student"),
+            "loss": _node(config, "loss") if "loss" in config else dict(_L1),
             "steps": StepSettings.of(_optional(config, "steps") or {}),
         }
 

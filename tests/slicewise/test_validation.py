@@ -14,9 +14,10 @@ from torch import Tensor
 
 from slicewise.attention import MASKED
 from slicewise.baselines import BASELINES, Baselines
-from slicewise.data.batch import Batch, BatchIndex, Split, l1_loss
+from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.noise import NoiseDataModule
 from slicewise.distiller import Distiller
+from slicewise.losses import l1_loss
 from slicewise.steps import new_distiller
 from slicewise.students.approx import ApproximateAttention
 from slicewise.teacher import TeacherSlice
@@ -65,7 +66,7 @@ def test_a_batch_is_measured_as_its_parts_are(
     baselines.gather()
     constants = (baselines.mean_TH, baselines.running_TH)
     with torch.no_grad():
-        losses_M, tokens = batch_losses(student, x_BTH, mask, target_BTH, *constants)
+        losses_M, tokens = batch_losses(student, l1_loss, x_BTH, mask, target_BTH, *constants)
         expected = [l1_loss(student(x_BTH, mask), target_BTH, real_BT)]
     expected += baselines.losses(x_BTH, target_BTH, real_BT).values()
     assert losses_M.tolist() == [loss.item() for loss in expected]

@@ -10,7 +10,6 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn import functional as F
 
 # Odd, so that multiplying by it permutes the 32-bit integers (2^32 over the golden ratio).
 _STRIDE = 0x9E3779B1
@@ -86,29 +85,3 @@ def batch_seed(seed: int, split: Split, index: int) -> int:
     offset = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
     counter = 2 * index + _FIRST_SEED[split]
     return (offset + counter * _STRIDE) % 2**32
-
-
-def l1_loss(prediction: Tensor, target: Tensor, real_tokens: Tensor | None = None) -> Tensor:
-    """Mean absolute difference, over the tokens that count.
-
-    Args:
-        prediction: (B, T, H).
-        target: (B, T, H).
-        real_tokens: Which tokens count, (B, T) of booleans; None: all.
-
-    Returns:
-        A scalar. Every token that counts has the same weight, whatever batch or row it is in.
-
-    Example:
-        >>> import torch
-        >>> from slicewise.data.batch import l1_loss
-        >>> prediction_BTH, target_BTH = torch.tensor([[[1.0], [5.0]]]), torch.zeros(1, 2, 1)
-        >>> l1_loss(prediction_BTH, target_BTH)
-        tensor(3.)
-        >>> l1_loss(prediction_BTH, target_BTH, torch.tensor([[True, False]]))
-        tensor(1.)
-    """
-    if real_tokens is None:
-        return F.l1_loss(prediction, target)
-    difference_BT = (prediction - target).abs().mean(-1)
-    return (difference_BT * real_tokens).sum() / real_tokens.sum()

@@ -37,7 +37,7 @@ class Linear(Student):
         ArgumentError: `input_dim` is not positive, or `ridge` negative.
 
     Example:
-        >>> from slicewise.data.batch import l1_loss
+        >>> from slicewise.losses import l1_loss
         >>> from slicewise.teacher import random_bert
         >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
         >>> student = Linear(24)

@@ -406,7 +406,7 @@ def fit_to_slice(student: nn.Module, last: str, source: Encoder, batches: list[B
         batches: What enters the slice; without any, nothing is fitted.
 
     Example:
-        >>> from slicewise.data.batch import l1_loss
+        >>> from slicewise.losses import l1_loss
         >>> from slicewise.students.bert_layer import BertLayer
         >>> from slicewise.students.layers import read_layers
         >>> from slicewise.teacher import random_bert

@@ -5,7 +5,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from slicewise.data.batch import Batch, Split, batch_seed, l1_loss
+from slicewise.data.batch import Batch, Split, batch_seed
+from slicewise.losses import l1_loss
 
 splits = st.sampled_from(list(Split))
 indices = st.integers(0, 2**30 - 1)
