@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from slicewise.errors import SlicewiseError
 from slicewise.layers import EncoderLayer, NewLinear, new_layer
@@ -249,6 +250,65 @@ def origin_of(layer: nn.Module) -> Origin | None:
     """Where a layer is from; None of one that no adapter has found."""
     origin = vars(layer).get("origin")
     return origin if isinstance(origin, Origin) else None
+
+
+def sizes_of(layer: nn.Module) -> dict[str, Any]:
+    """The sizes of a layer that has an origin, by the names that students call them.
+
+    Raises:
+        OtherShape: No layer of ours has such sizes, or such an activation.
+    """
+    origin = origin_of(layer)
+    if origin is None:
+        raise OtherShape("of no architecture that is known")
+    architecture, config = origin.architecture, origin.config
+    hidden_act = getattr(config, architecture.activation_key)
+    if hidden_act not in ACT2FN:
+        raise OtherShape(f"{architecture.activation_key}={hidden_act}")
+    parts: dict[str, Any] = architecture.parts_of(layer)
+    heads: int = config.num_attention_heads
+    return {
+        "num_attention_heads": heads,
+        "attention_hidden_size": parts["attention.query"].out_features // heads,
+        "intermediate_size": parts["feed_forward.intermediate"].out_features,
+        "layer_norm_eps": parts["feed_forward.norm"].eps,
+        "hidden_act": hidden_act,
+    }
+
+
+def fill(ours: EncoderLayer, layer: nn.Module) -> None:
+    """Gives a layer of ours the weights of one of theirs, of the same sizes: copies."""
+    origin = origin_of(layer)
+    assert origin is not None
+    for name, part in origin.architecture.parts_of(layer).items():
+        if isinstance(part, nn.Module):
+            ours.set_submodule(name, copy.deepcopy(part), strict=True)
+        else:
+            place, _, last = name.rpartition(".")
+            setattr(ours.get_submodule(place), last, part.clone())
+
+
+def read_layer(layer: nn.Module, hidden_size: int) -> EncoderLayer:
+    """A layer of theirs as one of ours: a copy, frozen, in eval mode.
+
+    Args:
+        layer: As `layers_of` returns it.
+        hidden_size: H.
+
+    Raises:
+        OtherShape: No layer of ours computes what this one does.
+    """
+    sizes = {**sizes_of(layer), "input_dim": hidden_size, "dropout": 0.0}
+    sizes["value_dim"] = sizes["num_attention_heads"] * sizes["attention_hidden_size"]
+    origin = origin_of(layer)
+    assert origin is not None
+    kind = origin.kind()
+    if kind is None:
+        ours = new_layer(sizes)
+    else:
+        ours = origin.architecture.new_layer(sizes, kind)
+    fill(ours, layer)
+    return ours.requires_grad_(False).eval()
 
 
 @functools.cache

