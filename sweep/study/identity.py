@@ -37,6 +37,7 @@ DECIDES: Rules = {
     "teacher": True,
     "student": True,
     "data": True,
+    "loss": True,
     # Where the teacher's outputs are kept: they are the same from there.
     "data.cache": False,
     "data.cache_limit": False,
