@@ -23,7 +23,7 @@ from machine import Table, description
 ROOT = Path(__file__).resolve().parent.parent
 FIT = [
     *("experiment=tiny", "trainer.accelerator=cpu", "trainer.max_epochs=1"),
-    *("data.train_batches=40", "data.valid_batches=4", "trainer.val_check_interval=0.1"),
+    *("data.train_batches=400", "data.valid_batches=4", "trainer.val_check_interval=0.05"),
 ]
 FOUR = [
     "optimizer.lr=tag(log,interval(1e-4,1e-1))",
@@ -38,6 +38,7 @@ EIGHT = [
     "student.layer_norm_eps=tag(log,interval(1e-12,1e-1))",
     "trainer.gradient_clip_val=tag(log,interval(0.01,10))",
 ]
+MORE_TRIALS = 80
 SPACES = {"4 keys": FOUR, "8 keys": EIGHT}
 # In one process: starting them is no part of what is measured here.
 OFFICIAL = ["hydra/sweeper=optuna", "hydra/launcher=basic", "hydra.sweeper.n_jobs=1"]
@@ -49,6 +50,12 @@ WAYS = {
     "ours, median": [*OURS, "hydra/sweeper/pruner=median"],
     "ours, successive halving": [*OURS, "hydra/sweeper/pruner=successive_halving"],
     "ours, hyperband": [*OURS, "hydra/sweeper/pruner=hyperband"],
+    # As many as the steps allow: what pruning is for.
+    "ours, successive halving, more trials": [
+        *OURS,
+        "hydra/sweeper/pruner=successive_halving",
+        f"hydra.sweeper.n_trials={MORE_TRIALS}",
+    ],
     "ours, gp": [*OURS, "hydra/sweeper/sampler=gp"],
     "ours, eight workers": [*OURS[:1], "hydra.sweeper.n_jobs=8"],
 }
@@ -71,8 +78,8 @@ class Course(NamedTuple):
 def search(overrides: list[str], trials: int, seed: int) -> Course:
     """Runs a search in a folder of its own."""
     command = [
-        *(sys.executable, "-m", "sweep", "-m", *FIT, *overrides),
-        *(f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.sampler.seed={seed}"),
+        *(sys.executable, "-m", "sweep", "-m", *FIT, f"hydra.sweeper.n_trials={trials}"),
+        *(*overrides, f"hydra.sweeper.sampler.seed={seed}"),
         "hydra.sweep.dir=multirun/s",
     ]
     path = f"{ROOT}:{ROOT / 'src'}"
@@ -111,7 +118,7 @@ def main() -> None:
         "What a search finds for the steps that it spends",
         [
             f"`python benchmarks/search.py`, {description()}.",
-            f"{options.trials} trials of 40 steps each unless pruned, {options.seeds} seeds",
+            f"{options.trials} trials of 400 steps each unless pruned, {options.seeds} seeds",
             "of the sampler; the lowest `valid_l1` found, mean (lowest to highest of the seeds). A",
             "third is a third of the steps that the official sweeper spends on all of its trials.",
         ],
