@@ -40,16 +40,15 @@ def serve(storage_url: str, host: str, port: int) -> None:
         f"Dashboard of {without_password(storage_url)}: http://{host}:{port}/  (Ctrl-C ends it)",
         flush=True,
     )
-    ended = threading.Event()
-    arguments = (storage, storage_url, ended)
-    notes = threading.Thread(target=_keep_notes, args=arguments, name="notes", daemon=True)
-    notes.start()
+    ended, writing = threading.Event(), threading.Lock()
+    arguments = (storage, storage_url, ended, writing)
+    threading.Thread(target=_keep_notes, args=arguments, name="notes", daemon=True).start()
     try:
         run_server(storage, host=host, port=port)
     finally:
-        # Half a note would pass for one that somebody has changed.
         ended.set()
-        notes.join(_LAST_NOTE_SECONDS)
+        # For good: nothing is written from here on.
+        writing.acquire(timeout=_LAST_NOTE_SECONDS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,11 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _keep_notes(storage: BaseStorage, storage_url: str, ended: threading.Event) -> None:
+def _keep_notes(
+    storage: BaseStorage, storage_url: str, ended: threading.Event, writing: threading.Lock
+) -> None:
     # Takes a second to load, which the server need not wait for.
     from sweep.report.upkeep import Upkeep
 
-    Upkeep(storage, storage_url, ended).keep_fresh()
+    Upkeep(storage, storage_url, ended, writing).keep_fresh()
 
 
 def _leave(number: int, frame: object) -> NoReturn:

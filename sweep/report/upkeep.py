@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -51,13 +51,19 @@ class Upkeep:
         storage: The studies'.
         storage_url: For the commands that notes name.
         ended: Set when nothing more is to be written.
+        writing: Held while something is: half a note would pass for one that somebody has changed.
     """
 
     def __init__(
-        self, storage: BaseStorage, storage_url: str, ended: threading.Event | None = None
+        self,
+        storage: BaseStorage,
+        storage_url: str,
+        ended: threading.Event | None = None,
+        writing: threading.Lock | None = None,
     ) -> None:
         self._storage = storage
         self._ended = threading.Event() if ended is None else ended
+        self._writing = threading.Lock() if writing is None else writing
         self._url = without_password(storage_url)
         # Of each study: how it stood when it was last written, and how many trials were drawn.
         self._written: dict[int, Any] = {}
@@ -99,49 +105,59 @@ class Upkeep:
             return
         material = read_material(study, study_folder(study), self._url)
         kept = self._storage.get_study_system_attrs(study._study_id)
-        _keep_note(study, None, study_note(material), kept)
+        self._keep_note(study, None, study_note(material), kept)
         if finished >= _GROWTH * self._drawn.get(study._study_id, 0) or not is_swept:
-            _keep_pictures(study, material, kept)
+            self._keep_pictures(study, material, kept)
             self._drawn[study._study_id] = finished
         for trial in [*material.ranking, *material.of(TrialState.FAIL)][:_NOTES]:
             if self._ended.is_set():
                 return
             # Where its folder cannot be read, what was written where it could says more.
             again = bool(trial.record)
-            _keep_note(study, trial.trial._trial_id, trial_note(material, trial), kept, again)
+            note = trial_note(material, trial)
+            self._keep_note(study, trial.trial._trial_id, note, kept, again)
         self._written[study._study_id] = state
 
+    def _keep_note(
+        self,
+        study: optuna.Study,
+        trial_id: int | None,
+        note: str,
+        kept: Mapping[str, Any],
+        again: bool = True,
+    ) -> None:
+        """Writes a note where there is none, or another of ours.
 
-def _keep_note(
-    study: optuna.Study,
-    trial_id: int | None,
-    note: str,
-    kept: Mapping[str, Any],
-    again: bool = True,
-) -> None:
-    """Writes a note where there is none, or another of ours.
+        Args:
+            study: Which.
+            trial_id: Of a trial of it; None: the study's own note.
+            note: Signed.
+            kept: The study's system attributes.
+            again: Whether also over another of ours.
+        """
 
-    Args:
-        study: Which.
-        trial_id: Of a trial of it; None: the study's own note.
-        note: Signed.
-        kept: The study's system attributes.
-        again: Whether also over another of ours.
-    """
+        def is_ours(attributes: Mapping[str, Any]) -> bool:
+            there = get_note_from_system_attrs(attributes, trial_id)
+            unchanged = there["version"] == 0 or (again and is_signed(there["body"]))
+            return unchanged and there["body"] != note
 
-    def is_ours(attributes: Mapping[str, Any]) -> bool:
-        there = get_note_from_system_attrs(attributes, trial_id)
-        unchanged = there["version"] == 0 or (again and is_signed(there["body"]))
-        return unchanged and there["body"] != note
+        # Once more before it is written: somebody may have edited it while others were.
+        if is_ours(kept) and is_ours(study._storage.get_study_system_attrs(study._study_id)):
+            owner = study if trial_id is None else optuna.Trial(study, trial_id)
+            self._write(save_note, owner, note)
 
-    # Once more before it is written: somebody may have edited it while others were.
-    if is_ours(kept) and is_ours(study._storage.get_study_system_attrs(study._study_id)):
-        save_note(study if trial_id is None else optuna.Trial(study, trial_id), note)
+    def _keep_pictures(
+        self, study: optuna.Study, material: Material, kept: Mapping[str, Any]
+    ) -> None:
+        there = get_plotly_graph_objects(kept)
+        for picture in draw(material, FRONTS):
+            picture.figure.update_layout(title=picture.title, margin={"t": 100})
+            if there.get(picture.name) != picture.figure.to_json():
+                self._write(
+                    save_plotly_graph_object, study, picture.figure, graph_object_id=picture.name
+                )
 
-
-def _keep_pictures(study: optuna.Study, material: Material, kept: Mapping[str, Any]) -> None:
-    there = get_plotly_graph_objects(kept)
-    for picture in draw(material, FRONTS):
-        picture.figure.update_layout(title=picture.title, margin={"t": 100})
-        if there.get(picture.name) != picture.figure.to_json():
-            save_plotly_graph_object(study, picture.figure, graph_object_id=picture.name)
+    def _write(self, save: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        with self._writing:
+            if not self._ended.is_set():
+                save(*arguments, **named)

@@ -115,8 +115,9 @@ def _why_one_at_a_time(config: DictConfig, task_function: TaskFunction) -> str |
         return f"trainer.val_check_interval={interval} goes by the clock"
     if given("trainer.detect_anomaly"):
         return "trainer.detect_anomaly is set for a whole process"
-    for name, node in (config.get("logger") or {}).items():
-        if "Wandb" in str(OmegaConf.select(node, "_target_")):
+    loggers = config.get("logger")
+    for name in map(str, loggers if isinstance(loggers, DictConfig) else ()):
+        if "Wandb" in str(given(f"logger.{name}._target_")):
             return f"logger={name} has one run a process"
     if given("hydra.job.chdir") or given("hydra.job.env_set"):
         return "hydra.job.chdir and hydra.job.env_set are set for a whole process"

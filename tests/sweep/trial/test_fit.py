@@ -109,6 +109,7 @@ def test_the_article_has_its_parameter_counts(sweep: Sweep, record: Record) -> N
     article = (
         "experiment=article",
         "teacher=random_bert",
+        "teacher.num_hidden_layers=2",
         "study=article",
         "data.batch_size=1",
         "trainer.limit_train_batches=1",
@@ -147,7 +148,7 @@ def test_the_record_is_plain_json(sweep: Sweep, folder: Path) -> None:
 def test_a_fit_that_is_interrupted_goes_on_to_the_same_loss(
     folder: Path, record: Record, number: signal.Signals
 ) -> None:
-    arguments = ["experiment=tiny", "trainer.accelerator=cpu", "data.train_batches=600"]
+    arguments = ["experiment=tiny", "trainer.accelerator=cpu", "data.train_batches=400"]
     command = [sys.executable, "-m", "sweep", *arguments]
     checkpoints = "callbacks.resume_point.every_seconds=0.1"
     place = folder / "multirun/a/0"
