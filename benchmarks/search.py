@@ -23,7 +23,7 @@ from machine import Table, description
 ROOT = Path(__file__).resolve().parent.parent
 FIT = [
     *("experiment=tiny", "trainer.accelerator=cpu", "trainer.max_epochs=1"),
-    *("data.train_batches=400", "data.valid_batches=4", "trainer.val_check_interval=0.05"),
+    *("data.train_batches=40", "data.valid_batches=4", "trainer.val_check_interval=0.1"),
 ]
 FOUR = [
     "optimizer.lr=tag(log,interval(1e-4,1e-1))",
@@ -118,7 +118,7 @@ def main() -> None:
         "What a search finds for the steps that it spends",
         [
             f"`python benchmarks/search.py`, {description()}.",
-            f"{options.trials} trials of 400 steps each unless pruned, {options.seeds} seeds",
+            f"{options.trials} trials of 40 steps each unless pruned, {options.seeds} seeds",
             "of the sampler; the lowest `valid_l1` found, mean (lowest to highest of the seeds). A",
             "third is a third of the steps that the official sweeper spends on all of its trials.",
         ],
