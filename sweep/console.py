@@ -33,6 +33,8 @@ _GRAMMAR = "https://hydra.cc/docs/advanced/override_grammar/basic"
 # OmegaConf's words for it, of a plain node and of one that has a class.
 _NO_KEY = re.compile(r"Key '.*' (is not in struct|not in '\w+')")
 _LEXER = "LexerNoViableAltException: "
+# Optuna's, by its name: nothing here waits for optuna to be loaded.
+_STORAGE_ERROR = "StorageInternalError"
 # Hydra's modules that read flags, make folders, and choose options of groups.
 _HYDRAS_FLAGS = "hydra._internal.utils"
 _HYDRAS_FOLDERS = "hydra.core.utils"
@@ -84,7 +86,18 @@ def message_of(error: BaseException) -> str | None:
         return _no_option(error)
     if isinstance(error, OSError):
         return _no_folder(error)
+    if type(error).__name__ == _STORAGE_ERROR and error.__cause__ is not None:
+        return _no_storage(error.__cause__)
     return None
+
+
+def _no_storage(cause: BaseException) -> str:
+    """Of a database that takes nothing: a full disk, a file that may only be read."""
+    reason = str(getattr(cause, "orig", cause)).partition("\n")[0]
+    return (
+        f"the study's storage cannot be written to: {reason}\n"
+        "What was done is kept: the same command goes on."
+    )
 
 
 def _with_cause(error: BaseException) -> str:

@@ -6,8 +6,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
+from sweep.console import exit_code_of
 from tests.sweep.conftest import Sweep
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -88,3 +91,23 @@ def test_the_whole_traceback_is_there_for_who_asks(command: Command) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "there is no such key" in done.stderr
+
+
+def test_a_database_that_takes_nothing_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/studies.db")
+    engine = study._storage._backend.engine
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        connection.commit()
+    try:
+        with pytest.raises(StorageInternalError) as caught:
+            study.set_user_attr("large", "x" * 1_000_000)
+    finally:
+        engine.dispose()
+    assert exit_code_of(caught.value) == 1
+    said = capsys.readouterr().err
+    assert "the study's storage cannot be written to: " in said
+    assert "full" in said
+    assert "Traceback" not in said

@@ -105,8 +105,10 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(program: Program) -> Non
     running = program.start_command(["bash", "-c", limited, "bash", *again])
     assert running.wait() == 1, running.said()
     said = running.said()
-    assert "Error: multirun/c cannot be written to: " in said
-    assert "What was done is kept. To go on: python -m sweep.compress" in said
+    # The study's storage or the folder, whichever comes first to what is too large.
+    assert " cannot be written to: " in said
+    assert "What was done is kept" in said
+    assert "Traceback" not in said
     assert weights.read_bytes() == before_that
     assert not [path.name for path in home.iterdir() if path.name.startswith(".model")]
     running = program.start_command(again)
