@@ -93,6 +93,11 @@ def test_the_whole_traceback_is_there_for_who_asks(command: Command) -> None:
     assert "there is no such key" in done.stderr
 
 
+def _fill(study: optuna.Study) -> None:
+    for number in range(50):
+        study.set_user_attr(f"large {number}", "x" * 1_000_000)
+
+
 def test_a_database_that_takes_nothing_is_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +108,7 @@ def test_a_database_that_takes_nothing_is_one_message(
         connection.commit()
     try:
         with pytest.raises(StorageInternalError) as caught:
-            study.set_user_attr("large", "x" * 1_000_000)
+            _fill(study)
     finally:
         engine.dispose()
     assert exit_code_of(caught.value) == 1
