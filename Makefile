@@ -16,9 +16,10 @@ compress: .venv/.minilm
 test: .venv/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST)
 
-# What takes longer: killed processes, restarted servers, every launcher.
+# What takes longer: killed processes, restarted servers, every launcher. They wait more than they
+# compute, so two at a time; more would be late for each other's deadlines.
 test-faults: .venv/.dev
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST)
 
 # The figures of docs/performance.md; on an idle machine, some forty minutes.
 bench: .venv/.dev

@@ -43,12 +43,26 @@ def serve(storage_url: str, host: str, port: int) -> None:
     ended, writing = threading.Event(), threading.Lock()
     arguments = (storage, storage_url, ended, writing)
     threading.Thread(target=_keep_notes, args=arguments, name="notes", daemon=True).start()
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            run_server(storage, host=host, port=port)
+        except Exception as error:
+            failed.append(error)
+
+    # Not in the main thread, where a signal is an exception: whoever writes an answer would take it
+    # for that answer's, and go on.
+    server = threading.Thread(target=run, name="server", daemon=True)
+    server.start()
     try:
-        run_server(storage, host=host, port=port)
+        server.join()
     finally:
         ended.set()
         # For good: nothing is written from here on.
         writing.acquire(timeout=_LAST_NOTE_SECONDS)
+    if failed:
+        raise failed[0]
 
 
 def main(arguments: list[str] | None = None) -> int:
