@@ -60,6 +60,10 @@ def add(
     """
     study = find_study(name, storage_url)
     space = searched_space(study)
+    if len(arguments) == 1 and "=" not in arguments[0] and Path(arguments[0]).is_file():
+        raise SlicewiseError(
+            f"{arguments[0]} is a file: python -m sweep.enqueue {name} --csv {arguments[0]}"
+        )
     points: list[Point] = [read_point(arguments, space)] if arguments else []
     if csv is not None:
         points += read_points(csv, space)

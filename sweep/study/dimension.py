@@ -37,6 +37,8 @@ from sweep.overrides import element_text, override_text
 _EXACT_INTEGERS = 2**53
 # Values that are put into another order; the list of them is kept.
 _SHUFFLED = 1_000_000
+# How far into an interval: no number of steps that anybody writes divides it so.
+_WITHIN = (math.sqrt(5) - 1) / 2
 # Values of a choice that an error shows.
 _SHOWN = 12
 
@@ -91,12 +93,33 @@ class Dimension:
         return value
 
     def sample(self, number: int) -> Any:
-        """A value; another one for every number, as far as there are so many."""
+        """A value; another one for every number, as far as there are so many.
+
+        Of an endless key first one within, as a sampler would draw it: the ends may be integers.
+        """
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return distribution.choices[number % len(distribution.choices)]
         assert isinstance(distribution, (FloatDistribution, IntDistribution))
-        return (distribution.low, distribution.high)[number % 2]
+        ends = (distribution.low, distribution.high)
+        return ends[number % 2] if self.listed else (self._within(), *ends)[number % 3]
+
+    def _within(self) -> float:
+        """A value between the ends that is no round number."""
+        distribution = self.distribution
+        assert isinstance(distribution, FloatDistribution)
+        low, high = distribution.low, distribution.high
+        if distribution.log:
+            return float(low * (high / low) ** _WITHIN)
+        return low + (high - low) * _WITHIN
+
+    def holds(self, value: Any) -> bool:
+        """Whether a stored value is one of this dimension's."""
+        try:
+            self.find(value)
+        except ValueError:
+            return False
+        return True
 
     def find(self, value: Any) -> Any:
         """The value of this dimension that a stored one is.

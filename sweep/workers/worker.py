@@ -33,7 +33,6 @@ from optuna.trial import Trial
 from slicewise.errors import MissingResource, SlicewiseError
 from sweep.any_application import AnyApplication
 from sweep.command_line import speak_for
-from sweep.console import message_of
 from sweep.devices import started_by_torchrun
 from sweep.signals import stop_on_signals
 from sweep.study.attributes import ATTEMPTS, DIRECTORY, name_beside
@@ -50,6 +49,7 @@ from sweep.trial.application_record import ApplicationRecord, outcome_of, record
 from sweep.trial.outcome import End, Outcome, RankDied, reason_of
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
+from sweep.workers.mistake_of_all import mistake_of_all
 from sweep.workers.side_by_side import Claimed, SideBySide, on_gpu
 from sweep.workers.turns import Seat
 
@@ -136,9 +136,11 @@ class Worker:
 
     def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
         composer = TrialComposer(self.config, self.hydra_context, self.space)
-        mistake = self._mistake_of_all(composer)
-        if mistake is not None:
-            return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
+        rehearse = getattr(self.task_function, "rehearse", None)
+        if rehearse is not None:
+            mistake = mistake_of_all(rehearse, composer, self.space, self.config)
+            if mistake is not None:
+                return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
         if self.side_by_side > 1:
             return self._work_side_by_side(name, shared, watch, composer)
         ran = 0
@@ -191,23 +193,6 @@ class Worker:
             elif rest is not None:
                 return {"trials": side_by_side.ran, "end": rest.name}
         return {"trials": side_by_side.ran, "end": "STOPPED"}
-
-    def _mistake_of_all(self, composer: TrialComposer) -> str | None:
-        """What is wrong with every trial alike, found before any is claimed; None: nothing is.
-
-        A point that cannot be run says nothing about the others, unless they all say the same.
-        """
-        rehearse = getattr(self.task_function, "rehearse", None)
-        if rehearse is None:
-            return None
-        said = set()
-        for point in self.space.samples(self.config):
-            try:
-                rehearse(composer.compose(point))
-                return None
-            except (HydraException, OmegaConfBaseException, SlicewiseError) as error:
-                said.add(message_of(error))
-        return said.pop() if len(said) == 1 else None
 
     def _run(
         self,

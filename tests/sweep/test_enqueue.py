@@ -100,6 +100,7 @@ REFUSED = [
     (["--csv", "long.csv"], "long.csv, row 2: allowed: 1 cells, not 2"),
     (["--csv", "twice.csv"], "twice.csv, row 2: optimizer.lr=0.06: allowed: one value; it has two"),
     (["optimizer.lr=0.05", "optimizer.lr=0.06"], "optimizer.lr=0.06: allowed: one value"),
+    (["bad.csv"], "bad.csv is a file: python -m sweep.enqueue a --csv bad.csv"),
     (["--best", "2"], "--best N and --from STUDY belong together"),
     (["--best", "0", "--from", "a"], "--best=0: allowed: an integer of at least 1"),
     (["--best", "1", "--from", "nobody"], "study=nobody: there is no such study"),

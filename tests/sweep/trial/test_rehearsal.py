@@ -85,6 +85,35 @@ def test_a_mistake_of_all_is_said_before_any_trial(
     assert not (folder / "multirun/s/0").exists()
 
 
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        (
+            ["student.qkv_layers=interval(1,4)"],
+            "student.qkv_layers=interval(1.0,4.0): allowed: an integer\n"
+            "Such as student.qkv_layers=int(interval(1,4))",
+        ),
+        (
+            ["student.qkv_layers=interval(1,4)", "data.train_batches=tag(log,interval(1.5,3))"],
+            "Such as data.train_batches=tag(log,int(interval(2,3)))",
+        ),
+        (["student.dropout=interval(2,4)"], "student.dropout=interval(2.0,4.0): allowed: a prob"),
+    ],
+)
+def test_an_interval_of_which_no_value_can_be_run_is_refused(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str], swept: list[str], said: str
+) -> None:
+    assert sweep("-m", "study=s", *swept) == 1
+    assert said in capfd.readouterr().err
+    assert not _trials()
+
+
+def test_an_interval_of_which_some_values_can_be_run_is_searched(sweep: Sweep) -> None:
+    assert (
+        sweep("-m", "study=s", "student.dropout=interval(0.5,2)", "hydra.sweeper.n_trials=1") == 0
+    )
+
+
 # What needs no trial's configuration: nothing has been opened.
 SWEEPS = [
     (["hydra.sweeper.direction=[]"], "hydra.sweeper.direction=[]: allowed: one for each of valid_"),
