@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -55,6 +56,21 @@ def _cpu_has_bfloat16() -> bool:
         return False
     # x86 with AVX-512 or AMX; ARM.
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def broken_gpu() -> str | None:
+    """What the GPU of this process says to everything from now on; None where it is well.
+
+    After an illegal access to its memory, say, CUDA refuses a process all further work.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
 
 
 def cpu_count() -> int:

@@ -83,7 +83,9 @@ class Gang:
         except BaseException:
             self.end()
             raise
-        if not (len(shares) == self.world_size and in_step(shares.values())):
+        whole = len(shares) == self.world_size and in_step(shares.values())
+        if not whole or decided.outcome.end is End.CRASHED:
+            # Whoever crashed may be able to do no more on its GPU.
             self.end()
         return decided
 

@@ -43,6 +43,10 @@ class RankDied(SlicewiseError):
     """A rank of the fit is gone, or no longer answers; the trial can be continued."""
 
 
+class ProcessBroken(SlicewiseError):
+    """This process can run nothing more on its GPU; another one can."""
+
+
 class End(Enum):
     """How a trial ended; where it failed, whose fault that was.
 

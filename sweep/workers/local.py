@@ -44,6 +44,7 @@ from sweep.child import ChildProcess, let_interrupts_through
 from sweep.devices import cpu_count, visible_gpus
 from sweep.signals import Interrupts
 from sweep.study.compose import output_directory
+from sweep.trial.outcome import ProcessBroken
 
 log = logging.getLogger(__name__)
 
@@ -407,6 +408,11 @@ def _run_in_process(
         # Shows where a job was that dies of a segmentation fault.
         faulthandler.enable()
         result = _run(cloudpickle.loads(payload))
+        if isinstance(result._return_value, ProcessBroken):
+            log.error("%s", result._return_value)
+            logging.shutdown()
+            # Without a result, it is replaced.
+            os._exit(1)
     except BaseException as error:
         # Hydra has attached the job to it, which has it as its value: that pickles forever.
         _take_job_return_handoff(error)

@@ -33,7 +33,7 @@ from optuna.trial import Trial
 from slicewise.errors import MissingResource, SlicewiseError
 from sweep.any_application import AnyApplication
 from sweep.command_line import speak_for
-from sweep.devices import started_by_torchrun
+from sweep.devices import broken_gpu, started_by_torchrun
 from sweep.signals import stop_on_signals
 from sweep.study.attributes import ATTEMPTS, DIRECTORY, name_beside
 from sweep.study.compose import TrialComposer, output_directory
@@ -46,7 +46,7 @@ from sweep.study.storage import open_storage
 from sweep.study.suggestions import TrialSampler
 from sweep.trial.active import Place, StudyTrial, activated
 from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
-from sweep.trial.outcome import End, Outcome, RankDied, reason_of
+from sweep.trial.outcome import End, Outcome, ProcessBroken, RankDied, reason_of
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
 from sweep.workers.mistake_of_all import mistake_of_all
@@ -236,6 +236,11 @@ class Worker:
             log.warning("Trial %d failed: %s", trial.number, outcome.reason)
         elif told and outcome.end is End.PRUNED:
             log.info("Trial %d %s", trial.number, outcome.reason)
+        if outcome.end is End.CRASHED and (said := broken_gpu()) is not None:
+            # All further trials of this process would fail.
+            raise ProcessBroken(
+                f"this process can use its GPU no more ({said}); the same command goes on"
+            )
         return outcome
 
     def _outcome(self, active: StudyTrial, composer: TrialComposer) -> Outcome:

@@ -78,6 +78,22 @@ class KillDuring(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class BreakGpu(Callback):
+    """In a step of one of the trials, CUDA refuses its process all further work."""
+
+    def __init__(self, trial: int) -> None:
+        self.trial = trial
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if running().number == self.trial:
+            torch.cuda.is_initialized = lambda: True  # type: ignore[method-assign]
+            torch.cuda.synchronize = self._refuse
+            self._refuse()
+
+    def _refuse(self, *_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+
 class Raise(Callback):
     """One of the trials raises something in its second step."""
 

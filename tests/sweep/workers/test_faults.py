@@ -151,6 +151,20 @@ def test_a_trial_that_kills_its_workers_fails_and_the_others_finish(program: Pro
     assert "Failed (0): it died 2 times" in sweep.said()
 
 
+def test_a_worker_whose_gpu_refuses_all_work_is_replaced(program: Program) -> None:
+    """One trial has failed; the next ones do not fail with it."""
+    broken = "+callbacks.broken={_target_: tests.sweep.faults.BreakGpu, trial: 0}"
+    sweep = program.start(broken, "student.qkv_layers=0,1")
+    assert sweep.wait() == 0, sweep.said()
+    first, second = program.trials()
+    assert first.state is TrialState.FAIL
+    assert "an illegal memory access" in first.user_attrs[REASON]
+    assert second.state is TrialState.COMPLETE
+    said = sweep.said()
+    assert "this process can use its GPU no more (CUDA error: an illegal memory access was" in said
+    assert "Job #0 died" in said
+
+
 def test_a_suspended_worker_that_wakes_up_leaves_its_trial_to_the_other(program: Program) -> None:
     sweep = program.start(
         *(TWO_WORKERS, SAVE_OFTEN, *LONG_TRIALS),
