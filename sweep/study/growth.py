@@ -36,6 +36,7 @@ from sweep.study.attributes import ERAS, FINISHED, IDENTITY, STOPPED
 from sweep.study.compose import TrialComposer
 from sweep.study.copying import copy_study
 from sweep.study.dimension import Dimension, described, number_for, same_value, stored_forms
+from sweep.study.gained import groups_gained, keys_gained
 from sweep.study.identity import (
     DECIDES,
     Rules,
@@ -226,11 +227,14 @@ def _values_before(
             continue
         if is_group(key):
             option = key.lstrip("+")
-            values[key] = known.get("groups", {}).get(option, _NO_VALUE)
+            options = {**groups_gained(known), **known.get("groups", {})}
+            values[key] = options.get(option, _NO_VALUE)
             continue
         value: Any = known.get("config", {})
         for part in node_of(key).split("."):
             value = value.get(part, _NO_VALUE) if isinstance(value, dict) else _NO_VALUE
+        if value is _NO_VALUE:
+            value = keys_gained(known).get(node_of(key), _NO_VALUE)
         if isinstance(value, str) and ("${" in value or value == "???"):
             value = _NO_VALUE
         values[key] = value

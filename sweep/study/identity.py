@@ -23,6 +23,7 @@ import slicewise
 from slicewise.errors import SlicewiseError
 from sweep.command_line import study_override
 from sweep.study.attributes import IDENTITY
+from sweep.study.gained import keys_gained
 from sweep.study.space import CUSTOM, SearchSpace
 
 # Keys of a configuration, and whether what is at or below them can change a result.
@@ -313,9 +314,12 @@ def _is_harmless(callback: Any) -> bool:
 def _differences(known: dict[str, Any], identity: dict[str, Any], rules: Rules) -> list[str]:
     """What differs between what a study was about and what it is to be about, a line each.
 
-    Another version has other keys, so of its configuration only those count that both know.
+    Another version has other keys, so of its configuration only those count that both know, or of
+    which it is known what was without them.
     """
     before, now = _flat(_normal(known, rules)), _flat(_normal(identity, rules))
+    gained = {f"config.{key}": value for key, value in keys_gained(known).items()}
+    before = {key: value for key, value in gained.items() if key in now} | before
     same_version = known.get(_VERSION) == identity.get(_VERSION)
     differences = []
     for key in sorted({*before, *now}):

@@ -267,6 +267,15 @@ class SearchSpace:
                 return None
         return found
 
+    def had(self, number: int) -> dict[str, Any]:
+        """The values of this space that a trial had before their keys were searched."""
+        before = {} if self.history is None else self.history.values_at(number)
+        return {
+            key: dimension.find(before[key])
+            for key, dimension in self.dimensions.items()
+            if key in before and dimension.holds(before[key])
+        }
+
     def holds(self, trial: FrozenTrial) -> bool:
         """Whether a trial lies in this space, as far as it is known."""
         return self.history is None or self.values_of(trial) is not None

@@ -87,7 +87,9 @@ class TrialSampler(BaseSampler):
         """A value for every dimension, and for what else the sampler chooses together."""
         study = _whole(study)
         self._take(study)
-        enqueued = self._of_dimensions(trial.system_attrs.get("fixed_params", {}))
+        fixed = trial.system_attrs.get("fixed_params", {})
+        # A trial of an earlier space that goes on is what it was, also in what is free by now.
+        enqueued = self._space.had(trial.number) | self._of_dimensions(fixed)
         # Stored already by a worker that died over it; as a rule just what is chosen here.
         stored = self._of_dimensions(trial.params)
         return self._choose(study, trial, enqueued) | stored

@@ -53,6 +53,28 @@ def test_a_study_goes_on(sweep: Sweep, multirun: Path, record: Record) -> None:
     assert losses == pytest.approx(LOSSES, rel=0.02)
 
 
+def test_it_goes_on_as_what_it_was(
+    sweep: Sweep, multirun: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What its configuration does not have was as it is by default now."""
+    assert sweep(*COMMAND, "loss=mse") == 1
+    said = capfd.readouterr().err
+    assert (
+        'config.loss._target_: was "slicewise.losses.l1_loss", now "slicewise.losses.mse"' in said
+    )
+    assert sweep(*COMMAND, "teacher.sublayer=attention", "teacher.num_layers=1") == 1
+    assert 'config.teacher.sublayer: was "layer", now "attention"' in capfd.readouterr().err
+
+
+def test_it_grows_by_a_key_that_it_did_not_have(sweep: Sweep, multirun: Path) -> None:
+    """The trial that had begun goes on with what it had; no point comes twice."""
+    assert sweep(*COMMAND, "loss=l1,mse") == 0
+    study = optuna.load_study(study_name="begun", storage="sqlite:///multirun/studies.db")
+    assert study.trials[0].params == {"student.qkv_layers": 0, "loss": "l1"}
+    points = [tuple(sorted(trial.params.items())) for trial in study.trials]
+    assert len(points) == len(set(points)) == 6
+
+
 def test_a_trial_is_repeated(
     folder: Path, multirun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

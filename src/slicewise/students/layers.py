@@ -132,6 +132,8 @@ class Geometry:
         Raises:
             SlicewiseError: No layer of a student's computes what the teacher's layers do.
         """
+        if teacher.sublayer != "layer":
+            raise _other_shape(teacher.source, "a block is no whole layer")
         try:
             sizes = sizes_of(teacher.layers[0])
             origins = [origin_of(layer) for layer in teacher.layers]

@@ -225,6 +225,33 @@ def test_every_point_of_whatever_space_is_run_once(commands: list[tuple[str, ...
         assert [trial.number for trial in program.trials] == list(range(len(program.ran)))
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    both=st.tuples(COMMANDS, COMMANDS).filter(lambda both: not is_another_study(*both)),
+    first=st.integers(0, 3),
+)
+def test_a_trial_that_has_begun_goes_on_as_what_it_was(
+    both: tuple[tuple[str, ...], tuple[str, ...]], first: int
+) -> None:
+    program = Program(InMemoryStorage())
+    before, now = both
+    shared = program.opened(*line_of(before))
+    begun: dict[int, dict[str, Any]] = {}
+    for _ in range(first + 1):
+        trial = shared.claim("w", set())
+        if isinstance(trial, Trial):
+            begun[trial.number] = {**DEFAULTS, **_parsed(shared.space.fixed), **trial.params}
+    for number in begun:
+        shared.put_back(Trial(shared.study, shared.study.trials[number]._trial_id), "w")
+    program.run(*line_of(now))
+    assert_exact(program, now)
+    for number, point in begun.items():
+        if json.dumps(point) in points_of(now):
+            assert program.ran[number] == point
+        else:
+            assert number not in program.ran
+
+
 class Killed(BaseException):
     """The process is no more."""
 
