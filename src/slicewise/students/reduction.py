@@ -608,9 +608,16 @@ def _refitted(dense: nn.Linear, moments: Moments, map_JI: Tensor) -> tuple[Tenso
 
 
 def _positive_definite(covariance_II: Tensor) -> Tensor:
-    floor = covariance_II.diagonal().mean() * _JITTER
+    floor = (covariance_II.diagonal().mean() * _JITTER).clamp_min(1e-30)
     unit_II = torch.eye(len(covariance_II), dtype=covariance_II.dtype)
-    return (covariance_II + covariance_II.T) / 2 + floor.clamp_min(1e-30) * unit_II
+    symmetric_II = (covariance_II + covariance_II.T) / 2
+    lifted_II = symmetric_II + floor * unit_II
+    if torch.linalg.cholesky_ex(lifted_II).info == 0:
+        return lifted_II
+    # Of so few tokens that rounding is larger than how much they differ.
+    least = torch.linalg.eigvalsh(symmetric_II)[0]
+    lift: Tensor = (2 * least.abs() + floor) * unit_II
+    return symmetric_II + lift
 
 
 def _weights(linear: Any) -> tuple[Tensor, Tensor]:

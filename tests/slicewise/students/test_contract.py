@@ -325,7 +325,7 @@ def test_who_cannot_start_from_a_teacher_says_so(family: Family, teacher: Teache
     intermediate_size=st.integers(24, 40),
     num_layers=st.integers(1, 3),
     num_batches=st.integers(0, 2),
-    tokens=st.sampled_from([3, 16]),
+    tokens=st.sampled_from([1, 2, 3, 16]),
     length=st.integers(1, 6),
 )
 def test_a_student_that_keeps_everything_is_the_teacher(
