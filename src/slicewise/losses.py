@@ -10,11 +10,14 @@ Shapes: B batch, T tokens, H hidden size.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from slicewise.errors import ArgumentError
 
 # Of a prediction and its target, (B, T, H), over the tokens that count, (B, T); None: all.
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -69,11 +72,16 @@ def smooth_l1(
         prediction, target, real_tokens: As in `l1_loss`.
         beta: That difference, in units of the hidden states; above 0.
 
+    Raises:
+        ArgumentError: `beta` is not above 0.
+
     Example:
         >>> import torch
         >>> smooth_l1(torch.tensor([[[1.0], [5.0]]]), torch.zeros(1, 2, 1), beta=2.0)
         tensor(2.1250)
     """
+    if not 0 < beta < math.inf:
+        raise ArgumentError("beta", beta, "a number above 0")
     loss_BTH = F.smooth_l1_loss(prediction, target, reduction="none", beta=beta)
     return token_mean(loss_BTH.mean(-1), real_tokens)
 
@@ -102,7 +110,10 @@ def l1_and_cosine(
 
     Args:
         prediction, target, real_tokens: As in `l1_loss`.
-        weight: Of the cosine.
+        weight: Of the cosine; at least 0.
+
+    Raises:
+        ArgumentError: `weight` is below 0.
 
     Example:
         >>> import torch
@@ -110,6 +121,8 @@ def l1_and_cosine(
         >>> l1_and_cosine(prediction_BTH, torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), weight=2.0)
         tensor(1.7500)
     """
+    if not 0 <= weight < math.inf:
+        raise ArgumentError("weight", weight, "a number of at least 0")
     return l1_loss(prediction, target, real_tokens) + weight * cosine(
         prediction, target, real_tokens
     )

@@ -106,6 +106,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     targets = shared_targets(
         settings, teacher, data, trainer, task.trial_directory, active.in_study
     )
+    loss = new_loss(settings.loss)
     with named_within("steps"):
         distiller = new_distiller(
             trainer,
@@ -117,7 +118,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
             scheduler,
             targets=targets,
             seed=settings.seed,
-            loss=new_loss(settings.loss),
+            loss=loss,
             **asdict(steps),
         )
     if "train_l1" in objective.metrics and distiller.train_name != "train_l1":

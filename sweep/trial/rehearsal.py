@@ -44,6 +44,7 @@ def rehearse(config: DictConfig) -> None:
     teacher = parts.load_teacher(settings.teacher)
     data = parts.new_data(settings.data, teacher)
     student, _ = parts.new_student(settings.student, teacher, settings.objective.max_parameters)
+    parts.new_loss(settings.loss)
     trainer = rehearse_fit(settings, student, data)
     with parts.named_within("steps"):
         settled_steps(trainer, data, **asdict(settings.steps))
