@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: sweep compress test test-faults lint bench clean
+.PHONY: sweep compress test test-faults lint docs bench clean
 
 # Three students against two layers of MiniLM.
 sweep: .venv/.minilm
@@ -39,8 +39,16 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation as a site, build/docs/index.html; what Sphinx warns of is an error. The tests
+# build it too.
+docs: .venv/.docs
+	rm -rf build/docs
+	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet \
+		--conf-dir docs/site --doctree-dir build/doctrees . build/docs
+	@echo "$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs"
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache
 
 # The extras that each target needs; installed again when their list changes.
 .venv/.%: pyproject.toml | .venv/bin/pip

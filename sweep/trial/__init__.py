@@ -1,14 +1,14 @@
 """One trial; and what the task function of any Hydra application may tell its study of it.
 
-```python
-from sweep import trial
+In the task function::
 
-for epoch in range(config.epochs):
-    loss = train(epoch)
-    trial.report(epoch, loss)
-    if trial.should_prune():
-        raise optuna.TrialPruned
-```
+    from sweep import trial
+
+    for epoch in range(config.epochs):
+        loss = train(epoch)
+        trial.report(epoch, loss)
+        if trial.should_prune():
+            raise optuna.TrialPruned
 
 Where no trial of a study runs (a single job, another sweeper), a report goes nowhere and nothing is
 pruned, so the same function serves both. Imports nothing heavy.
