@@ -6,9 +6,12 @@ the front page is README.md, with the navigation that a README cannot hold. Sphi
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 import slicewise
@@ -44,10 +47,11 @@ myst_heading_anchors = 4
 smartquotes = False
 # Blocks without a language are commands, trees of files and what is printed.
 highlight_language = "text"
-# `name` in a docstring is a link where there is such a name, else code.
-default_role = "py:obj"
+# `name` in a docstring; see below.
+default_role = "code_or_link"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
@@ -63,6 +67,7 @@ html_css_files = ["style.css"]
 html_favicon = "static/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 # The report's colours.
@@ -86,6 +91,14 @@ def _complete(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] += configuration.reference(ROOT / "conf")
 
 
+def _code_or_link(name: str, raw: str, text: str, line: int, inliner: Any, *rest: Any) -> Any:
+    """A docstring's `text`: a link where it is a name that is described here, else code."""
+    if not re.fullmatch(r"[\w.]+", text):
+        return [nodes.literal(raw, text)], []
+    reference = inliner.document.settings.env.domains.python_domain.role("obj")
+    return reference("py:obj", raw, text, line, inliner, *rest)
+
+
 def _be_found(app: Sphinx, exception: Exception | None) -> None:
     """The front page under the name that servers look for."""
     if exception is None and app.builder.name == "html":
@@ -93,5 +106,6 @@ def _be_found(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    app.add_role("code_or_link", _code_or_link)
     app.connect("source-read", _complete)
     app.connect("build-finished", _be_found)

@@ -75,6 +75,14 @@ def test_every_module_of_the_library_is_described_once(site: Path) -> None:
     assert {*slicewise.__all__} - {name.rpartition(".")[2] for name in members} == {"__version__"}
 
 
+def test_what_is_no_name_in_a_docstring_is_code(site: Path) -> None:
+    """`baseline/<name>` would be a link to `name` in reStructuredText."""
+    page = (site / "docs/reference/api/fit.html").read_text()
+    assert "<code" in page
+    assert "baseline/&lt;name&gt;</span>" in page
+    assert 'title="slicewise.losses"' in page
+
+
 def test_search_finds_a_page(chrome: Any, site: Path, address: str) -> None:
     page = Page(chrome, f"{address}/index.html")
     page.page.get_by_placeholder("Search").first.fill("pgbouncer")
