@@ -15,7 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 import slicewise
-from docs.site import configuration
+from docs.site import commands, configuration
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +82,7 @@ html_theme_options = {
 
 
 def _complete(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Adds to pages what is not written in them: the navigation, and the keys of `conf/`."""
+    """Adds to pages what is not written in them: the navigation, keys of `conf/`, options."""
     if docname == app.config.root_doc:
         lines = (Path(__file__).parent / "navigation.txt").read_text().splitlines()
         source[0] += "\n".join(line for line in lines if not _is_unwritten_tutorial(line))
@@ -90,6 +90,8 @@ def _complete(app: Sphinx, docname: str, source: list[str]) -> None:
         for path in configuration.sources(ROOT / "conf"):
             app.env.note_dependency(str(path))
         source[0] += configuration.reference(ROOT / "conf")
+    if docname == "docs/reference/commands":
+        source[0] += commands.reference()
 
 
 def _is_unwritten_tutorial(line: str) -> bool:

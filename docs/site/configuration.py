@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,7 @@ def sources(conf: Path) -> list[Path]:
 def reference(conf: Path) -> str:
     """The reference of a folder of configuration, and of the sweeper, as Markdown."""
     files = [read_option(path, conf) for path in sources(conf)]
-    [main] = [option for option in files if option.override == "=config"]
-    others = [option for option in files if not option.group and option is not main]
+    main, *others = _programs([option for option in files if not option.group])
     named = [choice.partition("=")[0] for choice in main.chooses]
     of_files = {option.group for option in files if option.group}
     groups = [name for name in named if name in of_files]
@@ -98,6 +97,22 @@ def reference(conf: Path) -> str:
     for program in others:
         parts += _section(2, f"python -m sweep.{program.name}", program)
     return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _programs(roots: Sequence[Option]) -> list[Option]:
+    """Files that a program begins with, `config.yaml` first; what they go on from is in them."""
+    named = {option.override: option for option in roots}
+    parts = {choice for option in roots for choice in option.chooses if choice in named}
+    programs = []
+    for option in roots:
+        if option.override in parts:
+            continue
+        inside = [named[choice] for choice in option.chooses if choice in named]
+        own = tuple(choice for choice in option.chooses if choice not in named)
+        chooses = (*own, *(choice for part in inside for choice in part.chooses))
+        keys = (*(key for part in inside for key in part.keys), *option.keys)
+        programs.append(replace(option, chooses=chooses, keys=keys))
+    return sorted(programs, key=lambda option: option.name != "config")
 
 
 def read_option(path: Path, conf: Path) -> Option:
@@ -261,7 +276,7 @@ def _section(level: int, title: str, option: Option, is_default: bool = False) -
                 "```{table}",
                 ":class: keys",
                 "",
-                "| key | default | |",
+                "| key | default | comment |",
                 "| --- | --- | --- |",
                 *(_row(key) for key in option.keys),
                 "```",

@@ -130,6 +130,18 @@ def test_the_page_has_every_option_once() -> None:
     assert "| `hydra.sweeper.sampler.constant_liar` | `true` |" in page
 
 
+def test_a_file_that_programs_share_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.yaml").write_text("c: 1\n")
+    (tmp_path / "shared.yaml").write_text("# What both have.\ndefaults:\n  - override /d: e\n")
+    for name in ("config", "other"):
+        (tmp_path / f"{name}.yaml").write_text("defaults: [shared, _self_, {a: b}]\nf: 2\n")
+    page = reference(tmp_path)
+    assert "sweep.shared" not in page
+    assert page.count("Chooses `a=b`, `d=e`.") == 2
+    assert "## `python -m sweep.other`" in page
+
+
 def test_comments_are_no_markup() -> None:
     option = Option("a", "b", "a_b *c* | `d_e` docs/scaling.md https://f.org/g_h", "", (), ())
     [_, said] = configuration._section(3, option.override, option)
