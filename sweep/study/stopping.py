@@ -26,6 +26,7 @@ from sweep.trust import check_trusted, trusted_targets
 KEY = "hydra.sweeper.stop"
 # Of a trial that is a mean; see `sweep.trial.metrics`.
 _DEVIATION = "value_std"
+_STEPS = "steps"
 
 
 class StoppingRule(abc.ABC):
@@ -77,6 +78,30 @@ class NoBetter(StoppingRule):
         best = {trial.number for trial in _best(study, finished)}
         since = next(i for i, trial in enumerate(reversed(finished)) if trial.number in best)
         return f"no better for {since} trials" if since >= self.trials else None
+
+
+class Steps(StoppingRule):
+    """Enough is when the trials of a study have taken so many steps together.
+
+    What is compared where trials are pruned: of them there are many for the steps of a few. Counted
+    are the steps that a trial has taken, however it ended, or the last that it reported: so those
+    of the trials that still run, and those of applications that only report, as they say them.
+
+    Args:
+        steps: How many.
+
+    Raises:
+        ArgumentError: It is no integer of at least 1.
+    """
+
+    def __init__(self, steps: int | None = None) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ArgumentError(f"{KEY}.steps", steps, "an integer of at least 1")
+        self.steps = steps
+
+    def reason(self, study: optuna.Study) -> str | None:
+        spent = sum(map(_steps_of, study.get_trials(deepcopy=False)))
+        return f"{spent:,} steps of {self.steps:,} are taken" if spent >= self.steps else None
 
 
 class RegretBound(StoppingRule):
@@ -154,6 +179,12 @@ def new_rule(node: dict[str, Any]) -> StoppingRule:
     if not isinstance(rule, StoppingRule):
         raise ArgumentError(f"{KEY}._target_", target, "a subclass of sweep.study.stopping's")
     return rule
+
+
+def _steps_of(trial: FrozenTrial) -> int:
+    """How many a trial has taken, as far as the study knows."""
+    taken: int | None = trial.user_attrs.get(_STEPS, trial.last_step)
+    return taken or 0
 
 
 def _best(study: optuna.Study, finished: list[FrozenTrial]) -> list[FrozenTrial]:

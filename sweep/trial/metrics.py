@@ -208,6 +208,7 @@ class Metrics:
     steps: int | None = _row(
         "optimizer steps",
         format=",.0f",
+        is_kept=True,
         views=("report",),
     )
     # Imports left out.

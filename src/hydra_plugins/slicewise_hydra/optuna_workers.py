@@ -103,6 +103,15 @@ class NoBetterConfig(StopConfig):
 
 
 @dataclass
+class StepsConfig(StopConfig):
+    """So many steps of all trials together; hydra.sweeper.n_trials must leave room for them."""
+
+    _target_: str = "sweep.study.stopping.Steps"
+    # Has to be given.
+    steps: Any = None
+
+
+@dataclass
 class RegretBoundConfig(StopConfig):
     """What the best could still gain is below the error of a value: Optuna's terminator."""
 
@@ -263,7 +272,12 @@ def _register() -> None:
     }
     for name, node in pruners.items():
         store.store(name, node, "hydra/sweeper/pruner", provider="slicewise")
-    stops = {"none": NeverConfig, "no_better": NoBetterConfig, "regret_bound": RegretBoundConfig}
+    stops = {
+        "none": NeverConfig,
+        "no_better": NoBetterConfig,
+        "steps": StepsConfig,
+        "regret_bound": RegretBoundConfig,
+    }
     for name, rule in stops.items():
         store.store(name, rule, "hydra/sweeper/stop", provider="slicewise")
     for name, values in _OPTUNAS_DEFAULTS.items():

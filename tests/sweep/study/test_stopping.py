@@ -25,6 +25,7 @@ from tests.sweep.conftest import Sweep
 
 quiet_optuna()
 NO_BETTER = {"_target_": "sweep.study.stopping.NoBetter", "trials": 3}
+STEPS = {"_target_": "sweep.study.stopping.Steps", "steps": 100}
 REGRET = {"_target_": "sweep.study.stopping.RegretBound", "error": 0.05, "min_trials": 10}
 
 
@@ -106,6 +107,49 @@ def test_the_reason_is_kept_and_another_rule_goes_on() -> None:
     assert again.study.user_attrs[STOPPED] is None
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    taken=st.lists(
+        st.tuples(st.integers(1, 40), st.sampled_from([End.COMPLETE, End.PRUNED, End.FAILED])),
+        min_size=1,
+        max_size=8,
+    ),
+    allowed=st.integers(1, 100),
+)
+def test_it_ends_once_so_many_steps_are_taken_however_their_trials_ended(
+    taken: list[tuple[int, End]], allowed: int
+) -> None:
+    shared = opened({**STEPS, "steps": allowed}, n_trials=1000)
+    spent = 0
+    for steps, end in taken:
+        trial = shared.claim("w", set())
+        assert isinstance(trial, Trial)
+        # A fit is judged where it is validated; what it took in the end, it tells.
+        trial.report(1.0, max(1, steps // 2))
+        trial.set_user_attr("steps", steps)
+        shared.tell(trial, "w", Outcome(end, values=(1.0,) if end is End.COMPLETE else ()))
+        spent += steps
+        # Judged when one has ended that counts.
+        if end is not End.FAILED and spent >= allowed:
+            assert shared.claim("w", set()) is Rest.RULE
+            return
+    assert shared.rest() is None
+
+
+def test_steps_of_trials_that_run_count_as_far_as_they_have_reported() -> None:
+    shared = opened(STEPS)
+    first, second = shared.claim("v", set()), shared.claim("w", set())
+    assert isinstance(first, Trial)
+    assert isinstance(second, Trial)
+    first.report(1.0, 60)
+    second.report(1.0, 30)
+    assert shared.rest() is None
+    second.report(1.0, 40)
+    shared.tell(second, "w", Outcome(End.PRUNED))
+    assert shared.claim("w", set()) is Rest.RULE
+    assert shared.reason_to_stop() == "100 steps of 100 are taken"
+
+
 def test_optunas_bound_ends_a_study_that_has_little_to_gain() -> None:
     shared = opened(REGRET, n_trials=60)
     trials = 0
@@ -134,6 +178,7 @@ def test_optunas_bound_ends_a_study_that_has_little_to_gain() -> None:
     [
         ({**NO_BETTER, "trials": 0}, "hydra.sweeper.stop.trials=0: allowed: an integer of at"),
         ({**NO_BETTER, "trails": 3}, "hydra.sweeper.stop: .*unexpected keyword argument 'trails'"),
+        ({**STEPS, "steps": None}, "hydra.sweeper.stop.steps=null: allowed: an integer of at"),
         ({**REGRET, "error": -1}, "hydra.sweeper.stop.error=-1: allowed: a number above 0"),
         ({"_target_": "sweep.study.stopping.NoBeter"}, "hydra.sweeper.stop: .*NoBeter"),
         ({"_target_": "os.system"}, "hydra.sweeper.stop._target_=os.system: allowed: slicewise"),
@@ -166,5 +211,5 @@ def test_a_sweep_says_why_it_stopped(sweep: Sweep, capfd: pytest.CaptureFixture[
     assert "Stopped before its budget was met: no better for 1 trials" in capfd.readouterr().out
     assert sweep(*command, "hydra/sweeper/stop=no_beter") == 1
     said = capfd.readouterr().err
-    assert "hydra/sweeper/stop=no_beter: allowed: no_better, none, regret_bound" in said
+    assert "hydra/sweeper/stop=no_beter: allowed: no_better, none, regret_bound, steps" in said
     assert "Traceback" not in said
