@@ -44,7 +44,8 @@ class MedianPrunerConfig(PrunerConfig):
 class SuccessiveHalvingPrunerConfig(PrunerConfig):
     """https://optuna.readthedocs.io/en/stable/reference/generated/optuna.pruners.SuccessiveHalvingPruner.html"""
 
-    _target_: str = "optuna.pruners.SuccessiveHalvingPruner"
+    _target_: str = "sweep.study.rungs.SuccessiveHalvingPruner"
+    # The step of the first rung. auto: of the first report, not Optuna's hundredth of a trial.
     min_resource: Any = "auto"
     reduction_factor: int = 4
     min_early_stopping_rate: int = 0
