@@ -477,10 +477,10 @@ def _counted(count: int, word: str) -> str:
 
 
 SECTIONS: tuple[Section[Compression], ...] = (
-    Section("answer", "The answer", "result", _answer),
-    Section("layers", "What was cut where", "layers", _layers),
-    Section("budget", "Damage over budget", "budget", _budget),
-    Section("additive", "Does damage add up?", "additive", _additive),
+    Section("answer", "The answer", "result", _answer, row="answer"),
+    Section("layers", "What was cut where", "layers", _layers, row="answer"),
+    Section("budget", "Damage over budget", "budget", _budget, row="damage"),
+    Section("additive", "Does damage add up?", "additive", _additive, row="damage"),
     Section("healing", "Healing", "healing"),
     Section("quality", "Quality against size and speed", "quality", _quality),
     Section("library", "The library", "library", _library),

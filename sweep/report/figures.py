@@ -10,7 +10,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import optuna
@@ -21,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 
-from sweep.report.material import Material, TrialMaterial
+from sweep.report.material import FEW, Material, TrialMaterial, varying
 from sweep.report.picture import (
     BLUE,
     GREEN,
@@ -61,10 +60,12 @@ def draw(material: Material, painters: Iterable[Painter] | None = None) -> list[
 
     Args:
         material: The study.
-        painters: Of which; None: all.
+        painters: Of which; None: all that are worth it for so many trials.
     """
     pictures: list[Picture] = []
-    for painter in _PAINTERS if painters is None else painters:
+    if painters is None:
+        painters = _PAINTERS if len(material.complete) > FEW else _FOR_FEW
+    for painter in painters:
         try:
             pictures += painter(material)
         except (ValueError, RuntimeError, OptunaError) as error:
@@ -110,7 +111,7 @@ def _curves(material: Material) -> Iterator[Picture]:
     figure.update_xaxes(title=steps_title)
     figure.update_yaxes(title=title, type=scale_of(figure))
     pruned = f", {len(ends)} of them pruned (orange, dashed, ending in a cross)" if ends else ""
-    caption = f"{what} by {steps_title.removesuffix('s')} of {len(drawn)} trials{pruned}."
+    caption = f"{what} by {steps_title.removesuffix('s')} of {_counted(drawn)}{pruned}."
     if best is not None and best.curve:
         step, loss = best.curve[-1]
         caption += f" The best, trial {best.number}, reaches {loss:.4g} at step {step} (green)."
@@ -150,6 +151,10 @@ def _lines(
     )
 
 
+def _counted(trials: Sequence[TrialMaterial]) -> str:
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
+
+
 def _points(trial: TrialMaterial) -> int:
     return len(trial.curve)
 
@@ -157,7 +162,7 @@ def _points(trial: TrialMaterial) -> int:
 def _sizes(material: Material) -> Iterator[Picture]:
     """Loss against parameters. Optuna's front is of objectives, and size need not be one."""
     students, front = material.students, material.size_front
-    if not students:
+    if len(students) < 2:
         return
     figure = go.Figure()
     figure.add_scatter(
@@ -205,7 +210,7 @@ def _sizes(material: Material) -> Iterator[Picture]:
 def _fronts(material: Material) -> Iterator[Picture]:
     """Optuna's Pareto front of the objectives, where there are two or three."""
     names = material.objectives
-    if len(names) not in (2, 3) or not material.complete:
+    if len(names) not in (2, 3) or len(material.complete) < 2:
         return
     figure = visualization.plot_pareto_front(
         material.study, target_names=[title_of(name) for name in names]
@@ -226,8 +231,8 @@ def _fronts(material: Material) -> Iterator[Picture]:
 
 
 def _importances(material: Material) -> Iterator[Picture]:
-    varying = [key for key in material.keys if _varies(material, key)]
-    if len(material.complete) < 2 or not varying:
+    # Of one parameter it is 1, whatever it does.
+    if len(_shared(material, material.complete)) < 2:
         return
     figure = go.Figure()
     parts = []
@@ -237,7 +242,9 @@ def _importances(material: Material) -> Iterator[Picture]:
         figure.add_trace(bar)
         ranking = sorted(zip(bar.x, bar.y, strict=True), reverse=True)
         parts.append(f"for {name}: {', '.join(f'{k} {v:.2f}' for v, k in ranking[:8])}")
-    figure.update_xaxes(title="importance (of 1 in all)")
+    most = max(max(bar.x) for bar in figure.data)
+    # The numbers stand behind the bars.
+    figure.update_xaxes(title="importance (of 1 in all)", range=[0, 1.2 * most])
     figure.update_yaxes(title="parameter")
     method = "how much better the best trials are for it (PED-ANOVA)"
     caption = f"How much each parameter mattered, by {method}; {'; '.join(parts)}."
@@ -256,27 +263,33 @@ def _importance_of(material: Material, index: int) -> go.Figure:
 
 
 def _parallels(material: Material) -> Iterator[Picture]:
-    if not material.complete or not material.keys:
-        return
     kept = [trial for trial in material.ranking if trial.is_complete][:_LINES]
+    keys = _shared(material, kept)
+    if len(keys) < 2:
+        return
     study = _study_of(material, kept)
     left_out = len(material.complete) - len(kept)
     for index, name in enumerate(material.objectives):
         figure = visualization.plot_parallel_coordinate(
-            study, target=_target(index), target_name=name
+            study, params=keys, target=_target(index), target_name=name
         )
         for trace in figure.data:
             _recolour(trace)
         direction = material.directions[index]
         good = "low" if direction is StudyDirection.MINIMIZE else "high"
         caption = (
-            f"Each line is one trial: its {name} on the left, its parameters to the right. Blue is "
-            f"low, orange high; {good} is better."
+            f"Each line is one trial: its {name} on the left, its parameters to the right. "
+            f"Blue is low, orange high; {good} is better."
         )
         if left_out:
             caption += f" Of {len(material.complete)} complete trials, the best {len(kept)}."
         title = f"Parallel coordinates: {name}"
         yield Picture(f"parallel-{_slug(name)}", title, caption, figure, "parameters")
+
+
+def _shared(material: Material, trials: Sequence[TrialMaterial]) -> list[str]:
+    """The parameters that vary and that all of these trials have."""
+    return [key for key in varying(material) if all(key in t.trial.params for t in trials)]
 
 
 def _recolour(line: go.Scatter) -> None:
@@ -290,7 +303,7 @@ def _recolour(line: go.Scatter) -> None:
 def _slices(material: Material) -> Iterator[Picture]:
     if not material.complete:
         return
-    keys = [key for key in material.keys if _varies(material, key)][:_SLICED_KEYS]
+    keys = varying(material)[:_SLICED_KEYS]
     for index, name in enumerate(material.objectives):
         for key in keys:
             figure = visualization.plot_slice(
@@ -406,11 +419,6 @@ def _best_of(material: Material, index: int) -> TrialMaterial:
     return min(material.complete, key=lambda t: sign * t.values[index])
 
 
-def _varies(material: Material, key: str) -> bool:
-    values = [t.trial.params[key] for t in material.complete if key in t.trial.params]
-    return any(a != b for a, b in pairwise(values))
-
-
 def _baseline(material: Material) -> tuple[str, float] | None:
     """Name and L1 of the best baseline, which is the same for all trials on the same data."""
     for trial in material.ranking:
@@ -445,9 +453,10 @@ def _slug(name: str) -> str:
 
 # What one chooses a student by.
 FRONTS: tuple[Painter, ...] = (_sizes, _fronts)
+# Of so few trials a table shows the rest.
+_FOR_FEW: tuple[Painter, ...] = (_curves, *FRONTS)
 _PAINTERS: tuple[Painter, ...] = (
-    _curves,
-    *FRONTS,
+    *_FOR_FEW,
     _importances,
     _parallels,
     _slices,

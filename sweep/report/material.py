@@ -29,6 +29,8 @@ from sweep.trial.record import RECORD_NAME, SEED_FOLDER
 from sweep.view.summary import objective_names, ranked
 
 Curve = list[tuple[int, float]]
+# So few complete trials are read rather than looked at.
+FEW = 3
 
 
 @dataclass
@@ -208,8 +210,13 @@ def read_material(study: optuna.Study, directory: Path, storage_url: str | None)
     )
 
 
-def _size_and_loss(student: TrialMaterial) -> tuple[int, float]:
-    return student.metrics.student_parameters or 0, student.metrics.valid_l1 or 0.0
+def varying(material: Material) -> list[str]:
+    """The parameters that complete trials differ in."""
+    return [key for key in material.keys if len(_values_of(material, key)) > 1]
+
+
+def _values_of(material: Material, key: str) -> set[str]:
+    return {repr(t.trial.params[key]) for t in material.complete if key in t.trial.params}
 
 
 def _remove(tree: Any, key: str) -> None:

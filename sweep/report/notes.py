@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from sweep.passwords import without_password
 from sweep.report.material import Curve, Material, TrialMaterial
 from sweep.report.sections import commands, question, working_directory
-from sweep.report.table import trial_table
+from sweep.report.table import trial_columns
 from sweep.study.attributes import REASON, STOPPED
 from sweep.study.places import rerun_command
 from sweep.view.words import metric_shown
@@ -63,12 +63,12 @@ def study_note(material: Material) -> str:
 
 def trial_note(material: Material, trial: TrialMaterial) -> str:
     """What a trial measured, its curve and its directory."""
-    table = trial_table(material, [trial], "", is_tall=False)
+    columns = trial_columns(material, [trial])
     # The dashboard says itself which trial it is, and what it was asked.
-    known = {"trial", "state", *(c.hint for c in table.columns if c.hint in material.keys)}
+    known = {"trial", "state", *(c.hint for c in columns if c.is_searched)}
     measured = [
         (column.hint or column.heading, column.cells[0].text)
-        for column in table.columns
+        for column in columns
         if column.cells[0].text and not {column.heading, column.hint} & known
     ]
     parts = []
@@ -102,11 +102,7 @@ def _signed(body: str) -> str:
 
 def _trials(material: Material, trials: Sequence[TrialMaterial]) -> str:
     """A row for each trial, its number leading to it."""
-    columns = [
-        column
-        for column in trial_table(material, trials, "", is_tall=False).columns
-        if column.heading != "state"
-    ]
+    columns = [c for c in trial_columns(material, trials) if c.heading != "state"]
     trials_url = f"/dashboard/studies/{material.study._study_id}/trials?numbers="
     rows = []
     for index, trial in enumerate(trials):

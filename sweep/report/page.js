@@ -13,11 +13,13 @@ const plotly = unpacked("plotly").then((code) => {
   document.head.append(script);
 });
 
+const root = document.documentElement;
+
 // The pictures: drawn when they come into view, in the colours of the page.
 const drawn = new Map();
 
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  return getComputedStyle(root).getPropertyValue(name).trim();
 }
 
 function inPageColours(layout) {
@@ -43,12 +45,20 @@ function inPageColours(layout) {
   return themed;
 }
 
+// CSS pixels that A4 and Letter leave between their margins.
+const PAPER_WIDTH = 680;
+
 async function draw(place) {
   await plotly;
   const figure = drawn.get(place) || JSON.parse(document.getElementById(place.dataset.figure).textContent);
   drawn.set(place, figure);
   const settings = { responsive: true, displaylogo: false };
-  await Plotly.react(place, figure.data, inPageColours(figure.layout), settings);
+  const layout = inPageColours(figure.layout);
+  if (root.classList.contains("paper")) {
+    layout.width = PAPER_WIDTH;
+    layout.height = place.clientHeight;
+  }
+  await Plotly.react(place, figure.data, layout, settings);
   place.dataset.drawn = "yes";
 }
 
@@ -62,7 +72,18 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 places.forEach((place) => watcher.observe(place));
-window.addEventListener("beforeprint", () => places.forEach(draw));
+
+// On paper: all pictures, as wide as a sheet, in its colours; tables no wider.
+function onPaper(is) {
+  root.classList.toggle("paper", is);
+  for (const table of document.querySelectorAll("table")) {
+    table.style.zoom = "";
+    if (is) table.style.zoom = Math.min(1, PAPER_WIDTH / table.offsetWidth);
+  }
+  (is ? places : [...drawn.keys()]).forEach(draw);
+}
+window.addEventListener("beforeprint", () => onPaper(true));
+window.addEventListener("afterprint", () => onPaper(false));
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const place of drawn.keys()) draw(place);
 });
@@ -93,4 +114,29 @@ function sort(heading) {
 
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => sort(button.closest("th")));
+}
+
+// The commands: copied whole. Where a file is not trusted with the clipboard, as the selection; where
+// that is not allowed either, it stays selected for the reader to copy.
+async function copied(code) {
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(code);
+    const done = document.execCommand("copy");
+    if (done) getSelection().removeAllRanges();
+    return done;
+  }
+}
+
+for (const button of document.querySelectorAll(".copy")) {
+  const place = button.parentElement, label = button.firstChild, said = place.querySelector("[role=status]");
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const done = await copied(place.querySelector("code"));
+    label.data = done ? "copied" : "selected";
+    said.textContent = done ? "Copied." : "Selected: copy it with your keyboard.";
+    setTimeout(() => { label.data = "copy"; said.textContent = ""; }, 2000);
+  });
 }

@@ -28,6 +28,9 @@ _POLICY = (
 )
 _OWN = "sweep.report"
 
+# So few of them are drawn larger.
+_FEW_PICTURES = 3
+
 # What a template is told, by name.
 Values = dict[str, Any]
 # What a report is made of.
@@ -43,12 +46,14 @@ class Section(Generic[M]):
         title: Above it, and in the list of sections.
         template: In `templates/sections/`, without its ending.
         values: What its template is told, besides `pictures`: those that name the section.
+        row: Two in a row that name the same stand beside each other on a wide screen.
     """
 
     name: str
     title: str
     template: str
     values: Callable[[M], Values] = lambda material: {}
+    row: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,21 @@ def page(
         package: Has the sections' templates; what it has not is this one's.
     """
     environment = templates(package)
-    told = []
+    told: list[Values] = []
+    rows = [section.row for section in sections]
     for section in sections:
         template = environment.get_template(f"sections/{section.template}.html.j2")
         own = [picture for picture in pictures if picture.section == section.name]
         content = template.render(section.values(material), pictures=own)
-        told.append({"name": section.name, "title": section.title, "content": content})
+        told.append(
+            {
+                "name": section.name,
+                "title": section.title,
+                "content": content,
+                "is_half": section.row is not None and rows.count(section.row) == 2,
+                "is_large": bool(own) and len(pictures) <= _FEW_PICTURES,
+            }
+        )
     return environment.get_template("page.html.j2").render(
         head=head,
         sections=told,

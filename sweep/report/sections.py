@@ -14,14 +14,14 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from sweep.report.material import Material, TrialMaterial
+from sweep.report.material import FEW, Material, TrialMaterial, varying
 from sweep.report.page import Head, Section, Values, page
 from sweep.report.picture import Picture
 from sweep.report.table import Cell, Table, Tile, metric_cell, trial_link, trial_table
 from sweep.study.places import rerun_command
 from sweep.study.plan import command_of
 from sweep.trial.record import RECORD_NAME
-from sweep.view.words import counted, in_words, shown
+from sweep.view.words import counted, in_words, metric_shown, shown
 
 # Rows that a browser still sorts at once.
 _ROWS = 3000
@@ -167,7 +167,34 @@ def _leaderboard(material: Material) -> Values:
     ]
     trials = [*material.ranking, *others]
     table = trial_table(material, trials[:_ROWS], "Trials", is_tall=True)
-    return {"table": table, "n_trials": len(trials)}
+    return {
+        "table": table,
+        "n_trials": len(trials),
+        "has_pruned": bool(material.of(TrialState.PRUNED)),
+    }
+
+
+def _mattered(material: Material) -> Values:
+    """In words, what there is no picture of: too few trials, or parameters."""
+    if len(material.complete) < 2:
+        return {"words": ""}
+    varied = varying(material)
+    if not varied:
+        return {"words": "All trials were asked the same."}
+    if len(varied) == 1:
+        name = material.objectives[0]
+        ends = [t for t in material.ranking if t.is_complete]
+        best, worst = (
+            f"{name} {metric_shown(name, t.values[0])} with {shown(t.trial.params.get(varied[0]))}"
+            for t in (ends[0], ends[-1])
+        )
+        return {"words": f"Only {varied[0]} varied: {best}, {worst}."}
+    if len(material.complete) <= FEW:
+        words = (
+            f"Of {len(varied)} parameters that varied, so few trials do not tell which mattered."
+        )
+        return {"words": words}
+    return {"words": ""}
 
 
 def _failures(material: Material) -> Values:
@@ -237,6 +264,17 @@ def commands(material: Material) -> Values:
     }
 
 
+def _commands(material: Material) -> Values:
+    then = commands(material)
+    told = (
+        ("The same study again, or more of it", then["again"]),
+        ("The best trial once more, and compare", then["rerun"]),
+        ("This report, and its pictures as files", then["report"] and f"{then['report']} --png"),
+        ("All studies in the browser", then["dashboard"]),
+    )
+    return {"commands": [(words, command) for words, command in told if command]}
+
+
 def working_directory(material: Material) -> Path:
     """Where the sweep was started; of one that has been moved, what holds multirun/<study>."""
     started_in = material.plan.started_in
@@ -246,20 +284,20 @@ def working_directory(material: Material) -> Path:
 
 
 SECTIONS: tuple[Section[Material], ...] = (
-    Section("question", "The question", "question", question),
-    Section("answer", "The answer", "answer", _answer),
+    Section("question", "The question", "question", question, row="question"),
+    Section("answer", "The answer", "answer", _answer, row="question"),
     Section("leaderboard", "Leaderboard", "leaderboard", _leaderboard),
-    Section("curves", "Learning curves", "pictures"),
-    Section("size", "Loss against parameters", "pictures"),
-    Section("parameters", "What mattered", "pictures"),
+    Section("curves", "Learning curves", "pictures", row="losses"),
+    Section("size", "Loss against parameters", "pictures", row="losses"),
+    Section("parameters", "What mattered", "parameters", _mattered),
     Section("slices", "One parameter at a time", "picture_grid"),
     Section("timeline", "Who ran what, and when", "pictures"),
-    Section("failures", "Failures", "failures", _failures),
-    Section("versions", "Versions and hardware", "versions", _versions),
-    Section("commands", "Commands", "commands", commands),
+    Section("failures", "Failures", "failures", _failures, row="circumstances"),
+    Section("versions", "Versions and hardware", "versions", _versions, row="circumstances"),
+    Section("commands", "Commands", "commands", _commands),
 )
-
-
+# Those that have nothing to say without a picture.
+_PICTURES = ("pictures", "picture_grid")
 # Of another application.
 _TITLES = {"size": "Objectives against each other"}
 
@@ -273,11 +311,17 @@ def study_page(material: Material, pictures: Sequence[Picture]) -> str:
 
 
 def _sections(material: Material, pictures: Sequence[Picture]) -> Sequence[Section[Material]]:
-    """The sections of a study; of another application's, those that it has something to show in."""
-    if material.application is None:
-        return SECTIONS
+    """The sections of a study that have something to show."""
     shown = {picture.section for picture in pictures}
-    kept = [s for s in SECTIONS if s.name in shown or s.name not in ("curves", "size")]
+    silent = set() if len(material.complete) > 1 else {"parameters"}
+    kept = [
+        section
+        for section in SECTIONS
+        if section.name in shown
+        or (section.template not in _PICTURES and section.name not in silent)
+    ]
+    if material.application is None:
+        return kept
     return [replace(s, title=_TITLES.get(s.name, s.title)) for s in kept]
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from optuna.trial import TrialState
 
 from sweep.report.material import Material, TrialMaterial
-from sweep.trial.metrics import hint_of, seen_in
+from sweep.trial.metrics import hint_of, metric_named, seen_in
 from sweep.view.words import metric_shown, short_keys, shown
 
 
@@ -24,7 +24,8 @@ class Cell:
 
     Attributes:
         text: What is read.
-        full: The number behind it, for whoever sorts or copies; None where it is no number.
+        full: The number behind it, for whoever sorts or copies; empty to be sorted last; None where
+            it is no number.
         href: Where it leads to; None: nowhere.
     """
 
@@ -57,12 +58,14 @@ class Column:
         hint: The same in words, with the unit.
         cells: One for each row.
         is_number: Set to the right.
+        is_searched: Whether it is a parameter of the search.
     """
 
     heading: str
     hint: str
     cells: list[Cell]
     is_number: bool = True
+    is_searched: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,24 +90,51 @@ class Table:
         columns: From left to right.
         rows: From top to bottom.
         is_tall: Whether it scrolls in a window of its own.
+        alike: Heading and content of columns that are left out, as no two rows differ in them.
     """
 
     label: str
     columns: list[Column]
     rows: list[Row]
     is_tall: bool
+    alike: list[tuple[str, str]]
 
 
 def trial_table(
     material: Material, trials: Sequence[TrialMaterial], label: str, is_tall: bool
 ) -> Table:
-    """What is known of some trials: parameters, objectives, and what else any of them has."""
+    """What sets some trials apart: what they came to, then what they were asked.
+
+    What all of them have alike is said once, and parameters that most of them do not have, as in a
+    conditional space, share a column.
+    """
+    columns, alike = _without_alike(trial_columns(material, trials), material.objectives)
     marked = [trial.on_front for trial in trials]
-    return table_of(label, _columns(material, trials), marked, is_tall)
+    return table_of(label, _with_rare_together(columns), marked, is_tall, alike)
+
+
+def trial_columns(material: Material, trials: Sequence[TrialMaterial]) -> list[Column]:
+    """What is known of some trials: objectives, what else any of them has, and parameters."""
+    columns = [
+        Column("trial", "number of the trial", [trial_link(material, t) for t in trials]),
+        Column("state", "how it ended", [Cell(t.state) for t in trials], is_number=False),
+    ]
+    for index, name in enumerate(material.objectives):
+        cells = [_value_cell(name, index, t) for t in trials]
+        columns.append(Column(name, hint_of(name), cells))
+    columns += _metric_columns(material, trials)
+    for key, short in zip(material.keys, short_keys(material.keys), strict=True):
+        cells = [param_cell(t.trial.params.get(key)) for t in trials]
+        columns.append(Column(short, key, cells, is_searched=True))
+    return columns
 
 
 def table_of(
-    label: str, columns: Sequence[Column], marked: Sequence[bool], is_tall: bool = False
+    label: str,
+    columns: Sequence[Column],
+    marked: Sequence[bool],
+    is_tall: bool = False,
+    alike: Sequence[tuple[str, str]] = (),
 ) -> Table:
     """Rows of columns.
 
@@ -113,12 +143,13 @@ def table_of(
         columns: With a cell for each row.
         marked: Of each row, whether it is one of those that are sought.
         is_tall: Whether it scrolls in a window of its own.
+        alike: What all rows have, in no column.
     """
     rows = [
         Row([column.cells[index] for column in columns], is_marked)
         for index, is_marked in enumerate(marked)
     ]
-    return Table(label, list(columns), rows, is_tall)
+    return Table(label, list(columns), rows, is_tall, list(alike))
 
 
 def trial_link(material: Material, trial: TrialMaterial) -> Cell:
@@ -143,30 +174,67 @@ def metric_cell(name: str, value: float | None) -> Cell:
     return Cell("") if value is None else Cell(metric_shown(name, value), full=repr(value))
 
 
-def _columns(material: Material, trials: Sequence[TrialMaterial]) -> list[Column]:
-    columns = [
-        Column("trial", "number of the trial", [trial_link(material, t) for t in trials]),
-        Column("state", "how it ended", [Cell(t.state) for t in trials], is_number=False),
-    ]
-    for key, short in zip(material.keys, short_keys(material.keys), strict=True):
-        columns.append(Column(short, key, [param_cell(t.trial.params.get(key)) for t in trials]))
-    for index, name in enumerate(material.objectives):
-        cells = [metric_cell(name, t.values[index] if t.values else None) for t in trials]
-        columns.append(Column(name, hint_of(name), cells))
-    return columns + _metric_columns(material, trials)
+def _value_cell(name: str, index: int, trial: TrialMaterial) -> Cell:
+    """What was sought; of a pruned trial, which has no value, in brackets what it had reached."""
+    if trial.values:
+        return metric_cell(name, trial.values[index])
+    metric = metric_named(name)
+    reached = None if metric is None else trial.metrics.get(metric)
+    if reached is None and not trial.is_fit and trial.curve:
+        reached = trial.curve[-1][1]
+    if reached is None or trial.trial.state is not TrialState.PRUNED:
+        return Cell("")
+    return Cell(f"({metric_shown(name, reached)})", full="")
 
 
 def _metric_columns(material: Material, trials: Sequence[TrialMaterial]) -> list[Column]:
     """What is shown of every trial, besides what was sought."""
     columns = []
-    pruned = any(t.trial.state is TrialState.PRUNED for t in trials)
     for metric in seen_in("report"):
         values = [t.metrics.get(metric) for t in trials]
-        sought = metric.name in material.objectives
-        if all(value is None for value in values) or (sought and not pruned):
-            continue
-        # A pruned trial has no value, but it has reached one.
-        last = "last " if sought else ""
-        cells = [metric_cell(metric.name, value) for value in values]
-        columns.append(Column(last + metric.heading, last + metric.hint, cells))
+        if metric.name not in material.objectives and any(v is not None for v in values):
+            cells = [metric_cell(metric.name, value) for value in values]
+            columns.append(Column(metric.heading, metric.hint, cells))
     return columns
+
+
+def _without_alike(
+    columns: Sequence[Column], sought: Sequence[str]
+) -> tuple[list[Column], list[tuple[str, str]]]:
+    """Columns that tell rows apart, and what is the same in all; empty ones are in neither.
+
+    The first, which names the rows, and what is sought stay, as all do of a single row. What was
+    not measured does not tell rows apart, what was not asked does.
+    """
+    if len(columns[0].cells) < 2:
+        return [column for column in columns if any(cell.text for cell in column.cells)], []
+    kept, alike = [columns[0]], []
+    for column in columns[1:]:
+        texts = dict.fromkeys(cell.text for cell in column.cells)
+        found = [text for text in texts if text or column.is_searched]
+        is_sought = column.heading in sought and not column.is_searched
+        if len(found) > 1 or is_sought:
+            kept.append(column)
+        elif any(found):
+            alike.append((column.heading, found[0]))
+    return kept, alike
+
+
+def _with_rare_together(columns: Sequence[Column]) -> list[Column]:
+    """Parameters that fewer than half of the rows have, in one column of words, if several are."""
+    rare = [c for c in columns if c.is_searched and _filled(c) < len(c.cells) / 2]
+    if len(rare) < 2:
+        return list(columns)
+    texts = [
+        ", ".join(
+            f"{column.heading}={cell.text}" for column in rare if (cell := column.cells[i]).text
+        )
+        for i in range(len(rare[0].cells))
+    ]
+    hint = "parameters that few of the trials have: " + ", ".join(column.hint for column in rare)
+    together = Column("others", hint, list(map(Cell, texts)), is_number=False, is_searched=True)
+    return [*(column for column in columns if column not in rare), together]
+
+
+def _filled(column: Column) -> int:
+    return sum(bool(cell.text) for cell in column.cells)

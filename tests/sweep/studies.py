@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -38,6 +43,7 @@ def make_study(
     with_files: bool = True,
     all_fail: bool = False,
     in_memory: bool = False,
+    n_parameters: int = 3,
 ) -> optuna.Study:
     """Makes the study `mine` in a folder's `multirun`, of trials run by two workers.
 
@@ -48,6 +54,7 @@ def make_study(
         with_files: Whether the trials left their directories.
         all_fail: Whether no trial got anywhere.
         in_memory: Whether the storage is this process's memory, for many trials.
+        n_parameters: From the fourth on, each is asked of one trial in three, as of one family.
     """
     quiet_optuna()
     home = folder / "multirun" / "mine"
@@ -66,7 +73,9 @@ def make_study(
     study.set_user_attr(IDENTITY, {"space": space, "config": shared})
     command = "python -m sweep -m student.qkv_layers=1,2,4 study=mine"
     write_plan(study, Plan(n_trials, str(home), command, "TPESampler", "MedianPruner"))
-    trials = [_trial(home, number, objectives, all_fail) for number in range(n_trials)]
+    trials = [
+        _trial(home, number, objectives, all_fail, n_parameters) for number in range(n_trials)
+    ]
     study.add_trials(trials)
     if with_files:
         for trial in trials:
@@ -74,7 +83,9 @@ def make_study(
     return study
 
 
-def _trial(home: Path, number: int, objectives: tuple[str, ...], all_fail: bool) -> FrozenTrial:
+def _trial(
+    home: Path, number: int, objectives: tuple[str, ...], all_fail: bool, n_parameters: int
+) -> FrozenTrial:
     lr = 10 ** (-4 + 3 * (number * 0.618 % 1))
     layers = (1, 2, 4)[number % 3]
     state = TrialState.COMPLETE
@@ -102,10 +113,16 @@ def _trial(home: Path, number: int, objectives: tuple[str, ...], all_fail: bool)
     curve = {step: loss + 60.0 / step for step in _STEPS[:reached]}
     if reached == 5:
         curve[_STEPS[-1]] = loss
+    params = {"optimizer.lr": lr, "student.qkv_layers": layers, "student.init": "random"}
+    more = {
+        f"student.part_{n}_dim": 8 * (1 + number % 5)
+        for n in range(3, n_parameters)
+        if number % 3 == n % 3
+    }
     trial = create_trial(
         state=state,
-        params={"optimizer.lr": lr, "student.qkv_layers": layers, "student.init": "random"},
-        distributions=dict(_SPACE),
+        params=params | more,
+        distributions={**_SPACE, **dict.fromkeys(more, IntDistribution(8, 64, step=8))},
         values=[values[name] for name in objectives] if state is TrialState.COMPLETE else None,
         user_attrs=attributes,
         intermediate_values=curve if len(objectives) == 1 else {},

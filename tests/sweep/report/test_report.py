@@ -22,7 +22,7 @@ SECTIONS += ["timeline", "failures", "versions", "commands"]
 
 def section(text: str, name: str) -> str:
     """One part of the page."""
-    return re.split(r"</section>", text.partition(f'<section id="{name}">')[2])[0]
+    return re.split(r"</section>", re.split(rf'<section id="{name}"[^>]*>', text)[-1])[0]
 
 
 def figure_names(text: str) -> set[str]:
