@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from collections import defaultdict
@@ -21,9 +22,10 @@ from rich.table import Table
 from slicewise.atomic import write_atomically
 from sweep.study.attributes import FINISHED, REASON, STOPPED
 from sweep.study.places import rerun_command, trial_folder
-from sweep.study.plan import DEFAULT_STORAGE, command_of, read_plan
+from sweep.study.plan import DEFAULT_STORAGE, command_of
 from sweep.trial.metrics import METRICS, Metrics, heading_of, metric_named, seen_in
 from sweep.trial.record import RECORD_NAME, STUDENT_FOLDER
+from sweep.view.lesson import lesson
 from sweep.view.words import counted, in_words, listed, metric_shown, short_keys, shown
 
 RESULTS_NAME = "optimization_results.yaml"
@@ -69,8 +71,17 @@ def show_study(
     directory: Path,
     console: Console | None = None,
     storage_url: str = DEFAULT_STORAGE,
+    size: float = math.inf,
 ) -> None:
-    """Prints the trials, best first, and where to go from here."""
+    """Prints the trials, best first, where they are, what they have shown, and what to do next.
+
+    Args:
+        study: Which has ended.
+        directory: Its folder.
+        console: Where to; None: standard output.
+        storage_url: Where the study is, for the commands that are named.
+        size: Points of its space.
+    """
     console = console or Console(highlight=False)
     counts = dict.fromkeys(TrialState, 0)
     for trial in study.get_trials(deepcopy=False):
@@ -94,13 +105,12 @@ def show_study(
             console.print(f"Run it again: {rerun_command(place)}", soft_wrap=True, markup=False)
         dashboard = command_of("sweep.dashboard", None, storage_url)
         console.print(f"All studies:  {dashboard}", markup=False, soft_wrap=True)
-    plan = read_plan(study)
-    if plan.application is not None:
-        # The folder is part of it, which nobody has typed.
-        console.print(f"To go on:     {plan.command}", markup=False, soft_wrap=True)
     report = directory / REPORT_NAME
     if report.is_file():
         console.print(f"Look at it:   {os.path.relpath(report)}", soft_wrap=True)
+    console.print()
+    for line in lesson(study, ranked(study), objective_names(study), size):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _can_be_repeated(place: Path) -> bool:

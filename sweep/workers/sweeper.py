@@ -315,7 +315,7 @@ def sweep(
     save_results(study, directory)
     _write_report(study, directory, short_url(url))
     if summary:
-        show_study(study, directory, storage_url=short_url(url))
+        show_study(study, directory, storage_url=short_url(url), size=space.size())
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     stopped, none = shared.rest() is Rest.FAILURES, failed and not shared.finished()
     if stopped or none:

@@ -127,11 +127,16 @@ def test_a_sweep_ends_with_a_report(
     sweep: Sweep, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 0
-    assert "multirun/a/report.html" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "multirun/a/report.html" in said
     text = (folder / "multirun/a/report.html").read_text()
     for number in (0, 1):
         record = json.loads((folder / f"multirun/a/{number}/trial.json").read_text())
         assert repr(record["valid_l1"]) in section(text, "leaderboard")
+        assert f"{record['valid_l1']:.4g} (trial {number})" in said.splitlines()[-3]
+    assert said.splitlines()[-3].startswith("Shown:        valid_l1 from ")
+    assert said.splitlines()[-2].startswith("On text:      cosine 0.")
+    assert "python -m sweep.compress budget.parameters=0.33" in said.splitlines()[-1]
     assert "student.qkv_layers=0,1" in section(text, "commands")
 
 
