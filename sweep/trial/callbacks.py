@@ -13,6 +13,7 @@ import pytorch_lightning as lightning
 from optuna import TrialPruned
 from pytorch_lightning.callbacks import Callback
 
+from slicewise.waiting import Wait
 from sweep.trial.active import ActiveTrial
 from sweep.trial.lockstep import agreed
 from sweep.trial.metrics_file import save_rows
@@ -55,6 +56,43 @@ class FinalValidation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step = state_dict["step"]
         self.metrics = state_dict["metrics"]
+
+
+class FirstStep(Callback):
+    """Says that the first step takes long: memory is taken, code compiled, a graph captured.
+
+    Args:
+        what: What is said.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._wait = Wait(what)
+        self._is_first = True
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._wait.begin()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        if self._is_first:
+            self._is_first = False
+            self._wait.end()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        self._wait.end()
 
 
 class _Verdict(IntEnum):

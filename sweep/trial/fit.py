@@ -23,11 +23,12 @@ from slicewise.students.folder import save_student
 from slicewise.targets import CachedTargets
 from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
+from slicewise.waiting import waiting_for
 from sweep.trial.active import ActiveTrial, Place
 from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
 from sweep.trial.cache import shared_targets
-from sweep.trial.callbacks import FinalValidation, ObeyStudy
+from sweep.trial.callbacks import FinalValidation, FirstStep, ObeyStudy
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
 from sweep.trial.hardware import hardware_of
 from sweep.trial.live import LiveProgress
@@ -96,16 +97,18 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     trial.trackers.begin(settings)
     record.hardware, record.precision = hardware_of(trainer), str(trainer.precision)
     _wait_for_others(trainer, active)
-    _measure_cost(student, settings, teacher.hidden_size, trainer, record)
+    with waiting_for("Measuring what the student costs"):
+        _measure_cost(student, settings, teacher.hidden_size, trainer, record)
     test = _transfer_test(teacher, trainer, objective)
     checkpoint = usable_checkpoint(directory) if trainer.is_global_zero else None
     going_on = agreed(lambda: checkpoint is not None)
     steps = settings.steps
     if checkpoint is not None:
         steps = steps.continuing(checkpoint.at_once)
-    targets = shared_targets(
-        settings, teacher, data, trainer, task.trial_directory, active.in_study
-    )
+    with waiting_for("Looking for the teacher's outputs"):
+        targets = shared_targets(
+            settings, teacher, data, trainer, task.trial_directory, active.in_study
+        )
     loss = new_loss(settings.loss)
     with named_within("steps"):
         distiller = new_distiller(
@@ -146,7 +149,8 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     if test is not None:
         _wait_for_others(trainer, active)
         student.to(trainer.strategy.root_device)
-        record.text_l1, record.text_cosine = test(student)
+        with waiting_for("Comparing with the original on held-out text"):
+            record.text_l1, record.text_cosine = test(student)
     if trainer.is_global_zero:
         record.seconds = trial.seconds
         record.values = objective_values(objective, record)
@@ -168,6 +172,9 @@ def _callbacks(
 
     obey = ObeyStudy(active, prunable=objective.is_pruned_by_loss, known=known)
     callbacks: list[Callback] = [obey]
+    if active.place is None:
+        first = "Compiling the first step" if settings.steps.compile else "Taking the first step"
+        callbacks.append(FirstStep(first))
     if active.in_study:
         callbacks.append(LiveProgress(task.trial_directory, part=task.part))
     return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]

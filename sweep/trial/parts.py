@@ -32,6 +32,7 @@ from slicewise.students.base import Student
 from slicewise.students.folder import target_of
 from slicewise.teacher import TeacherSlice
 from slicewise.trust import name_of
+from slicewise.waiting import waiting_for
 from sweep.trial.build import build, mistakes_of
 from sweep.trial.settings import DataSettings, FitSettings, Node
 
@@ -47,7 +48,9 @@ def load_teacher(node: Node) -> TeacherSlice:
 @functools.lru_cache(maxsize=2)
 def _teacher(node: str) -> TeacherSlice:
     """A teacher is loaded once per process, not once per trial."""
-    teacher: TeacherSlice = build("teacher", json.loads(node))
+    settings = json.loads(node)
+    with waiting_for(" ".join(filter(None, ["Loading the teacher", settings.get("pretrained")]))):
+        teacher: TeacherSlice = build("teacher", settings)
     return teacher
 
 
@@ -72,7 +75,7 @@ def build_student(
     """
     student, init = new_student(node, teacher, max_parameters)
     if init == "teacher":
-        with named_within("student"):
+        with named_within("student"), waiting_for("Finding first weights in the teacher's"):
             student.start_from(teacher, batches)
     return student
 

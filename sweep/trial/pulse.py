@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from slicewise.waiting import LISTENERS
+
 PULSE_NAME = "progress.json"
+WAIT_NAME = "waits_for.txt"
 
 
 @dataclass
@@ -58,6 +62,34 @@ def read_pulse(directory: Path) -> Pulse | None:
     try:
         return Pulse(**json.loads((directory / PULSE_NAME).read_text()))
     except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def told_to_viewers(directory: Path) -> Iterator[None]:
+    """Keeps in a worker's directory what it waits for, if it waits long."""
+    path = directory / WAIT_NAME
+
+    def tell(what: str | None) -> None:
+        with contextlib.suppress(OSError):
+            if what is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_text(what)
+
+    LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        LISTENERS.remove(tell)
+        tell(None)
+
+
+def read_wait(directory: Path) -> str | None:
+    """What the worker of a directory waits for; None: for nothing that takes long."""
+    try:
+        return (directory / WAIT_NAME).read_text() or None
+    except (OSError, ValueError):
         return None
 
 

@@ -173,11 +173,13 @@ def _fit(worker: WorkerStatus) -> list[RenderableType]:
     """The cells of a worker besides its name."""
     trial, pulse = worker.trial, worker.pulse
     if trial is None:
-        return ["", Text("between two trials", style="dim"), "", "", "", ""]
+        return ["", Text(worker.waits_for or "between two trials", style="dim"), "", "", "", ""]
     number, asked = str(trial.number), point(trial.params, " ")
     if pulse is None:
         steps = sorted(trial.intermediate_values)
         if not steps:
+            if worker.waits_for is not None:
+                asked += f" ({worker.waits_for})"
             return [number, asked, Text("starting", style="dim"), "", "", ""]
         last = steps[-1]
         return [number, asked, "", str(last), f"{trial.intermediate_values[last]:.4g}", ""]

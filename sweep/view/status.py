@@ -13,16 +13,18 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.study.attributes import FINISHED, STOPPED, WORKER, worker_of
-from sweep.study.places import trial_folder
+from sweep.study.places import study_folder, trial_folder
 from sweep.study.plan import read_plan
 from sweep.study.presence import Heartbeat, HeartbeatMonitor, process_is_gone, read_heartbeats
-from sweep.trial.pulse import Pulse, read_pulse
+from sweep.trial.pulse import Pulse, read_pulse, read_wait
 from sweep.view.summary import objective_names, ranked
 
 # Enough to know how long a trial takes, few enough to notice when that changes.
 _LAST_TRIALS = 20
 # A shorter part of a fit says little about the whole.
 _TELLING_FRACTION = 0.02
+# Below a study's folder, a folder for each worker, as the sweeper has it.
+WORKERS = "workers"
 
 
 @dataclass
@@ -33,11 +35,13 @@ class WorkerStatus:
         label: Its number, with its host where there are several.
         trial: What it runs; None between two trials.
         pulse: How far that is; None where no file of it can be read here.
+        waits_for: What takes it long besides; None: nothing does.
     """
 
     label: str
     trial: FrozenTrial | None
     pulse: Pulse | None
+    waits_for: str | None = None
 
 
 @dataclass
@@ -126,12 +130,13 @@ class StudyMonitor:
             label = str(_place(name)[1])
             if len(hosts) > 1:
                 label += f" {signs[name].hostname}"
+            waits_for = read_wait(study_folder(self._study) / WORKERS / str(_place(name)[1]))
             # A row for each of those that it runs side by side.
             for trial in running.get(name, []):
                 pulse = read_pulse(trial_folder(self._study, trial))
-                statuses.append(WorkerStatus(label, trial, pulse))
+                statuses.append(WorkerStatus(label, trial, pulse, waits_for))
             if name not in running:
-                statuses.append(WorkerStatus(label, None, None))
+                statuses.append(WorkerStatus(label, None, None, waits_for))
         return statuses
 
     def _living(self, kind: str) -> dict[str, Heartbeat]:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from slicewise.waiting import waiting_for
 from sweep.any_application import FORCED, AnyApplication
 from sweep.command_line import command_of_study, speak_for, study_override
 from sweep.console import Interrupted
@@ -223,7 +224,8 @@ def sweep(
         # What is refused leaves nothing of this study.
         trials_of(others, metrics, directions, space, config, _group_of(hydra_context))
     _make_folder(directory)
-    opened = open_storage(url)
+    with waiting_for("Opening the study's storage"):
+        opened = open_storage(url)
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, directions)
     _check_folder(study, directory, study_override() if application is None else _FOLDER_KEY)

@@ -31,6 +31,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from slicewise.errors import MissingResource, SlicewiseError
+from slicewise.waiting import waiting_for
 from sweep.any_application import AnyApplication
 from sweep.command_line import speak_for
 from sweep.devices import broken_gpu, started_by_torchrun
@@ -47,6 +48,7 @@ from sweep.study.suggestions import TrialSampler
 from sweep.trial.active import Place, StudyTrial, activated
 from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
 from sweep.trial.outcome import End, Outcome, ProcessBroken, RankDied, reason_of
+from sweep.trial.pulse import told_to_viewers
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
 from sweep.workers.mistake_of_all import mistake_of_all
@@ -112,7 +114,8 @@ class Worker:
             # Read by CUDA when it starts: a queue for each of the streams, not eight for all.
             os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         # A replacement must not pass for the worker that died in its place.
-        place = Path(HydraConfig.get().runtime.output_dir).name
+        own_folder = Path(HydraConfig.get().runtime.output_dir)
+        place = own_folder.name
         name = f"{self.sweep}/{place}-{secrets.token_hex(2)}"
         storage = open_storage(self.storage)
         study = LearningStudy(self.study_name, storage, self.sampler(), self.pruner())
@@ -131,7 +134,7 @@ class Worker:
             study, "worker", name, sign, self.heartbeat, watch.check, SWEEP_HEARTBEAT_SECONDS
         )
         where = _AT_A_BATCH if self.application is None else _AT_A_REPORT
-        with stop_on_signals(watch.stop, where), presence:
+        with stop_on_signals(watch.stop, where), presence, told_to_viewers(own_folder):
             return self._work(name, shared, watch)
 
     def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
@@ -146,7 +149,8 @@ class Worker:
         ran = 0
         while not watch.stop.is_set():
             asked = time.monotonic()
-            claim = shared.claim(name, watch.dead_workers())
+            with waiting_for("Asking the study for a trial"):
+                claim = shared.claim(name, watch.dead_workers())
             if claim is Rest.WAIT:
                 # Others may yet die and leave us their trial.
                 watch.stop.wait(_WAIT_SECONDS)
@@ -164,7 +168,8 @@ class Worker:
 
         def claim(place: int) -> Claimed | Rest:
             asked, own = time.monotonic(), name_beside(name, place)
-            trial = shared.claim(own, watch.dead_workers())
+            with waiting_for("Asking the study for a trial"):
+                trial = shared.claim(own, watch.dead_workers())
             if isinstance(trial, Rest):
                 return trial
             config = None

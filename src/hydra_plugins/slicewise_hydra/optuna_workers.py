@@ -15,6 +15,7 @@ from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from slicewise.errors import SlicewiseError
+from slicewise.waiting import waiting_for
 
 
 @dataclass
@@ -229,7 +230,9 @@ class OptunaWorkersSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from sweep.any_application import AnyApplication
         from sweep.console import exit_code_of, message_of
-        from sweep.workers.sweeper import sweep
+
+        with waiting_for("Loading Optuna"):
+            from sweep.workers.sweeper import sweep
 
         assert self.config is not None
         assert self.hydra_context is not None

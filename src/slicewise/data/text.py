@@ -19,6 +19,7 @@ from slicewise.data.corpus import Source, read_texts, split_of
 from slicewise.data.entering import EnteringDataModule
 from slicewise.errors import ArgumentError
 from slicewise.teacher import TeacherSlice
+from slicewise.waiting import waiting_for
 from slicewise.whole import WholeModel
 
 
@@ -127,7 +128,8 @@ def _tokenized(
 
     `stamps` tell files that have changed since.
     """
-    texts = read_texts(source)
+    with waiting_for(f"Reading {source}"):
+        texts = read_texts(source)
     tokens = {}
     for split in (Split.TRAIN, Split.VALID):
         chosen = [text for text in texts if split_of(text) is split]
@@ -137,7 +139,8 @@ def _tokenized(
                 source,
                 f"enough texts: none of the {len(texts)} is for {split.name.lower()}",
             )
-        ids_NT, keep_NT = whole.pad(whole.tokenizer.encode(chosen, seq_length), seq_length)
+        with waiting_for(f"Tokenizing {len(chosen):,} texts"):
+            ids_NT, keep_NT = whole.pad(whole.tokenizer.encode(chosen, seq_length), seq_length)
         tokens[split] = _Tokens(ids_NT.int(), keep_NT)
     return tokens
 
