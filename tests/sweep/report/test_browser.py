@@ -63,7 +63,7 @@ def are_beside_each_other(page: Page, one: str, other: str) -> bool:
         (1, ("valid_l1",), 4),
         (3, ("valid_l1",), 3),
         (30, ("valid_l1",), 8),
-        (300, ("valid_l1", "student_parameters"), 4),
+        (300, ("valid_l1", "student_parameters"), 3),
     ],
 )
 def test_it_fits_every_screen(
