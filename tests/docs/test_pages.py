@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from sweep.report.sections import SECTIONS
 from tests.docs.interpreter import small
-from tests.docs.pages import blocks
+from tests.docs.pages import ROOT, blocks
 from tests.docs.shapes import difference
 
 TABLE = """
@@ -106,3 +109,9 @@ def test_commands_of_configurations_are_made_small_and_others_are_not() -> None:
     assert small(["my_app.py", "-m"], ["rate=1"]) == ["my_app.py", "-m", "rate=1"]
     assert small(["-m", "sweep.watch", "mine"], ["rate=1"]) == ["-m", "sweep.watch", "mine"]
     assert small(["-c", "print(1)"], ["rate=1"]) == ["-c", "print(1)"]
+
+
+def test_the_tutorial_on_reports_has_all_their_sections_in_order() -> None:
+    page = (ROOT / "docs" / "tutorials" / "read-a-report.md").read_text()
+    named = re.findall(r"^- \*\*(.+?)\*\*", page, re.M)
+    assert named == [section.title for section in SECTIONS]
