@@ -288,12 +288,12 @@ def _fixed(
 
     None where `custom` asks for it, in some cases.
     """
+    if space.custom is not None and key not in space.fixed:
+        return None
     if is_group(key):
         chosen = OmegaConf.to_container(config.hydra.runtime.choices)
         assert isinstance(chosen, dict)
         value = chosen.get(key.lstrip("+"))
-    elif space.custom is not None and key not in space.fixed:
-        return None
     else:
         try:
             value = OmegaConf.select(config, node_of(key), default=_NO_VALUE)

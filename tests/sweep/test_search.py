@@ -13,7 +13,9 @@ from optuna.trial import TrialState
 
 from slicewise import load_student
 from sweep.console import MISTAKE
-from sweep.study.attributes import IMPOSSIBLE, REASON
+from sweep.enqueue import add as enqueue
+from sweep.study.attributes import FINISHED, IMPOSSIBLE, REASON
+from sweep.study.plan import DEFAULT_STORAGE
 from tests.sweep.conftest import Sweep
 
 Record = Callable[[str], dict[str, Any]]
@@ -150,3 +152,18 @@ def test_students_learn_from_what_enters_the_slice(sweep: Sweep, record: Record,
 def test_recipes_lower_the_loss(sweep: Sweep, record: Record, recipe: tuple[str, ...]) -> None:
     assert sweep("study=s", *recipe, "data.train_batches=80") == 0
     assert record("s/0")["baseline_ratio"] > 1.5
+
+
+def test_a_search_among_families_goes_on_where_it_stopped(sweep: Sweep) -> None:
+    """A family is an option of a group, of which the configuration itself has another one."""
+    wide = (
+        *("teacher.hidden_size=192", "teacher.intermediate_size=1536"),
+        *("teacher.num_attention_heads=4", "data.train_batches=2"),
+    )
+    command = ("-m", "study=s", "search=students", *wide, "hydra/sweeper/sampler=random")
+    assert sweep(*command, "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=0") == 0
+    assert len({trial.params["student"] for trial in _study().trials}) > 1
+    enqueue("s", DEFAULT_STORAGE, ["student=low_rank", "student.rank=16"])
+    assert sweep(*command, "hydra.sweeper.n_trials=4", "hydra.sweeper.timeout=100") == 0
+    assert [trial.state in FINISHED for trial in _study().trials] == [True] * 4
+    assert _study().trials[3].params["student.rank"] == 16
