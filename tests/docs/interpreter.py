@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -34,13 +35,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.docs.pages import ROOT
 
+# A worker of its own process loads torch anew; this one is where the command is.
+_ONE_WORKER = "hydra/launcher=basic"
+# Whoever names either has workers of its own.
+_WORKERS = ("hydra/launcher=", "hydra.sweeper.n_jobs=")
 SMALL = {
-    "sweep": ("experiment=tiny", "trainer.accelerator=cpu"),
+    "sweep": ("experiment=tiny", "trainer.accelerator=cpu", _ONE_WORKER),
     "sweep.compress": (
+        _ONE_WORKER,
         "data.batch_size=8",
         "data.seq_length=12",
-        "library.neurons=[1.0,0.33]",
-        "library.heads=[1.0]",
+        "library.neurons=[0.33]",
+        "library.heads=[1.0,0.33]",
         "library.texts=32",
         "library.damage_texts=16",
         "choose.measured=1",
@@ -119,7 +125,9 @@ def small(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
     program = _program(arguments)[0]
     if program in SMALL or program == _TORCHRUN or program.endswith(".py"):
         given = [*SMALL.get("sweep" if program == _TORCHRUN else program, ()), *overrides]
-        return [*arguments, *(one for one in given if one not in arguments)]
+        named = [one for one in (*arguments, *overrides) if one.startswith(_WORKERS)]
+        unwanted = [*arguments, _ONE_WORKER] if named else arguments
+        return [*arguments, *(one for one in given if one not in unwanted)]
     return list(arguments)
 
 
@@ -261,6 +269,8 @@ def main() -> None:
     load_libraries()
     for library in _LIBRARIES:
         importlib.import_module(library)
+    # What is loaded is shared, and not looked through when a command ends.
+    gc.freeze()
     _become(*_serve(sys.argv[1]))
 
 

@@ -91,7 +91,11 @@ def test_every_command_does_what_its_page_says(
 
 
 def run(block: Block, overrides: list[str], folder: Path, where: str) -> str:
-    """Runs a block as a shell, or Python, would; returns what it printed."""
+    """Runs a block as a shell, or Python, would.
+
+    Returns:
+        What it printed on its standard output; how long things take is said on the other.
+    """
     environment = {**os.environ, OVERRIDES: json.dumps(overrides)}
     script = block.text
     if block.language == "python":
@@ -106,13 +110,12 @@ def run(block: Block, overrides: list[str], folder: Path, where: str) -> str:
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
-    assert done.returncode == 0, f"{where}:\n{done.stdout}"
+    assert done.returncode == 0, f"{where}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 

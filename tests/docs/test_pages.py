@@ -104,8 +104,12 @@ def test_three_dots_stand_for_anything() -> None:
 def test_commands_of_configurations_are_made_small_and_others_are_not() -> None:
     tiny, cpu = "experiment=tiny", "trainer.accelerator=cpu"
     sweep = ["-m", "sweep", "-m", "seed=1,2"]
-    assert small(sweep, ["study=a"]) == [*sweep, tiny, cpu, "study=a"]
-    assert small([*sweep, tiny], []) == [*sweep, tiny, cpu]
+    one = "hydra/launcher=basic"
+    assert small(sweep, ["study=a"]) == [*sweep, tiny, cpu, one, "study=a"]
+    assert small([*sweep, tiny], []) == [*sweep, tiny, cpu, one]
+    several = [*sweep, "hydra.sweeper.n_jobs=2"]
+    assert small(several, []) == [*several, tiny, cpu]
+    assert small(sweep, ["hydra/launcher=local"]) == [*sweep, tiny, cpu, "hydra/launcher=local"]
     assert small(["my_app.py", "-m"], ["rate=1"]) == ["my_app.py", "-m", "rate=1"]
     assert small(["-m", "sweep.watch", "mine"], ["rate=1"]) == ["-m", "sweep.watch", "mine"]
     assert small(["-c", "print(1)"], ["rate=1"]) == ["-c", "print(1)"]
