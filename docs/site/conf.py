@@ -84,18 +84,13 @@ html_theme_options = {
 def _complete(app: Sphinx, docname: str, source: list[str]) -> None:
     """Adds to pages what is not written in them: the navigation, keys of `conf/`, options."""
     if docname == app.config.root_doc:
-        lines = (Path(__file__).parent / "navigation.txt").read_text().splitlines()
-        source[0] += "\n".join(line for line in lines if not _is_unwritten_tutorial(line))
+        source[0] += (Path(__file__).parent / "navigation.txt").read_text()
     if docname == "docs/reference/configuration":
         for path in configuration.sources(ROOT / "conf"):
             app.env.note_dependency(str(path))
         source[0] += configuration.reference(ROOT / "conf")
     if docname == "docs/reference/commands":
         source[0] += commands.reference()
-
-
-def _is_unwritten_tutorial(line: str) -> bool:
-    return line.startswith("/docs/tutorials/") and not (ROOT / f"{line[1:]}.md").exists()
 
 
 def _code_or_link(name: str, raw: str, text: str, line: int, inliner: Any, *rest: Any) -> Any:
