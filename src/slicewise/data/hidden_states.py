@@ -35,6 +35,7 @@ class BatchIndices:
         world_size: Number of ranks.
         at_once: Batches that are handed over together, in a tuple; a divisor of their number.
             None: one by one.
+        repeat: Training batches of a rank after which the same ones come again; None: never.
 
     Example:
         >>> from slicewise.data.batch import Split
@@ -50,12 +51,14 @@ class BatchIndices:
         rank: int,
         world_size: int,
         at_once: int | None = None,
+        repeat: int | None = None,
     ) -> None:
         self.split = split
         self.num_batches = num_batches
         self.rank = rank
         self.world_size = world_size
         self.at_once = at_once
+        self.repeat = repeat
         self._taken = 0
 
     def __len__(self) -> int:
@@ -83,7 +86,8 @@ class BatchIndices:
                 yield tuple(self._take() for _ in range(self.at_once))
 
     def _take(self) -> BatchIndex:
-        index = BatchIndex(self.split, self._taken * self.world_size + self.rank)
+        place = self._taken if self.repeat is None else self._taken % self.repeat
+        index = BatchIndex(self.split, place * self.world_size + self.rank)
         self._taken += 1
         return index
 
@@ -224,7 +228,19 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
         if num_batches < world_size:
             name = f"{split.name.lower()}_batches"
             raise ArgumentError(name, num_batches, f"at least one for each of {world_size} ranks")
-        return BatchIndices(split, num_batches, rank, world_size, at_once)
+        indices = BatchIndices(split, num_batches, rank, world_size, at_once)
+        if split is Split.TRAIN:
+            indices.repeat = self._overfitted(len(indices))
+        return indices
+
+    def _overfitted(self, batches: int) -> int | None:
+        """How many batches come again and again where the Trainer asks for `overfit_batches`.
+
+        It takes so many an epoch, of a loader that begins anew with each; ours goes on.
+        """
+        trainer = self.trainer
+        asked: int | float = trainer.overfit_batches if trainer else 0  # type: ignore[attr-defined]
+        return (asked if isinstance(asked, int) else int(batches * asked)) or None
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream, once more: Lightning forgets its own copy of it where a

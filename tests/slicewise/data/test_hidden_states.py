@@ -33,6 +33,18 @@ def test_ranks_together_see_the_stream_of_one(
     assert len(set(together)) == len(together)
 
 
+@given(repeat=st.integers(1, 5), world_size=st.integers(1, 4), epochs=st.integers(1, 5))
+def test_what_is_repeated_are_the_first_batches_in_every_epoch(
+    repeat: int, world_size: int, epochs: int
+) -> None:
+    seen = [
+        _take(BatchIndices(Split.TRAIN, 40, rank, world_size, repeat=repeat), epochs * repeat)
+        for rank in range(world_size)
+    ]
+    for rank, indices in enumerate(seen):
+        assert indices == _take(BatchIndices(Split.TRAIN, 40, rank, world_size), repeat) * epochs
+
+
 @given(num_batches=st.integers(1, 40), world_size=st.integers(1, 8))
 def test_ranks_share_out_the_validation_set(num_batches: int, world_size: int) -> None:
     ranks = [BatchIndices(Split.VALID, num_batches, rank, world_size) for rank in range(world_size)]

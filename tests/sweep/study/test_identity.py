@@ -120,7 +120,7 @@ def test_the_table_names_every_part_of_the_configuration() -> None:
     parts = [str(name) for name in OmegaConf.load(application.config_directory() / "config.yaml")]
     groups = [path.name for path in application.config_directory().iterdir() if path.is_dir()]
     # What they choose shows in the other groups.
-    chosen = {"defaults", "search", "experiment"}
+    chosen = {"defaults", "search", "experiment", "debug"}
     for name in {*parts, *groups} - chosen:
         assert any(key.partition(".")[0] == name for key in DECIDES), name
 
