@@ -38,6 +38,16 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) lint-template
+
+# What sweep.new writes, by its own settings, as its owner would.
+lint-template: .venv/.dev
+	cd sweep/new/template && $(CURDIR)/$(BIN)/mypy --explicit-package-bases \
+		--cache-dir $(CURDIR)/.mypy_cache
+
+# ruff, mypy and a look at conf/ before each commit (.pre-commit-config.yaml).
+hooks: .venv/.dev
+	$(BIN)/pre-commit install
 
 # The documentation as a site, build/docs/index.html; what Sphinx warns of is an error. The tests
 # build it too.

@@ -26,6 +26,7 @@ COMMANDS = (
     "sweep.search",
     "sweep.enqueue",
     "sweep.studies",
+    "sweep.new.__main__",
 )
 
 Graph = dict[str, set[str]]

@@ -1,0 +1,1 @@
+"""python -m sweep.new: a project of one's own that uses slicewise."""
