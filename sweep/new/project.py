@@ -20,7 +20,8 @@ TEMPLATE = Path(__file__).parent / "template"
 _PACKAGE, _DISTRIBUTION = "my_package", "my-package"
 # What the template is made of; whatever else lies there was left by a run of it.
 _KINDS = (".py", ".yaml", ".toml", ".md")
-_NAMES = (".gitignore",)
+_HIDDEN = (Path(".gitignore"),)
+_LEFT = ("multirun", "outputs")
 # Both what a module and what a distribution may be called.
 _ALLOWED = re.compile(r"[a-z](_?[a-z0-9])*")
 _ALLOWED_IN_WORDS = "lower-case letters, digits and single _ between them, a letter first"
@@ -60,11 +61,13 @@ def create(folder: Path, package: str | None = None) -> tuple[str, list[Path]]:
 
 def template_files() -> list[Path]:
     """The files of the template, relative to it."""
-    return sorted(
-        path.relative_to(TEMPLATE)
-        for path in TEMPLATE.rglob("*")
-        if path.suffix in _KINDS or path.name in _NAMES
-    )
+    files = sorted(path.relative_to(TEMPLATE) for path in TEMPLATE.rglob("*"))
+    return [path for path in files if path in _HIDDEN or _belongs(path)]
+
+
+def _belongs(path: Path) -> bool:
+    first = path.parts[0]
+    return path.suffix in _KINDS and not first.startswith(".") and first not in _LEFT
 
 
 def _checked_name(folder: Path, given: str | None) -> str:
