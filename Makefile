@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: sweep compress test test-faults lint docs bench clean
+.PHONY: sweep compress test test-faults coverage lint docs hooks release bench clean
 
 # Three students against two layers of MiniLM.
 sweep: .venv/.minilm
@@ -20,6 +20,15 @@ test: .venv/.dev
 # compute, so two at a time; more would be late for each other's deadlines.
 test-faults: .venv/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST)
+
+# What the quick tests run of the code, without the processes that they start: htmlcov/index.html.
+coverage: .venv/.dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered \
+		--cov-report=html $(PYTEST)
+
+# The sdist and the wheel in dist/, tried in an environment of their own, and the release's notes.
+release: .venv/.dev
+	$(BIN)/python .ci/release.py
 
 # The figures of docs/performance.md; on an idle machine, some forty minutes.
 bench: .venv/.dev
@@ -38,12 +47,6 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(MAKE) lint-template
-
-# What sweep.new writes, by its own settings, as its owner would.
-lint-template: .venv/.dev
-	cd sweep/new/template && $(CURDIR)/$(BIN)/mypy --explicit-package-bases \
-		--cache-dir $(CURDIR)/.mypy_cache
 
 # ruff, mypy and a look at conf/ before each commit (.pre-commit-config.yaml).
 hooks: .venv/.dev
