@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_the_configuration_and_the_license(site: Path) -> None:
     checkout = {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
-    wheel = {str(p.relative_to(site / "sweep/conf")) for p in site.rglob("*.yaml")}
+    wheel = {str(p.relative_to(site / "sweep/conf")) for p in (site / "sweep/conf").rglob("*.yaml")}
     assert wheel == checkout
     assert list(site.glob("*.dist-info/licenses/LICENSE"))
 
