@@ -197,6 +197,14 @@ def show(result: Result, folder: Path) -> None:
         table.add_row("ten nearest: overlap", "1", f"{result.overlap:.3f}", "")
         table.add_row("ten nearest: NDCG", "1", f"{result.ndcg:.3f}", "")
     console.print(table)
+    if result.was_healed_for_nothing:
+        # Beside what scripts read.
+        Console(stderr=True, highlight=False).print(
+            f"Healing has made nothing better: damage {result.damage_before:.4f} before, "
+            f"{result.damage:.4f} after {result.steps} steps; more heal.steps, or a smaller "
+            "optimizer.lr, may",
+            soft_wrap=True,
+        )
     path = os.path.relpath(folder / MODEL_FOLDER)
     if result.is_plain:
         use = f"SentenceTransformer('{path}')"

@@ -99,6 +99,15 @@ class Result:
         """What the layers' FLOPs promise."""
         return self.original.flops / max(1, self.result.flops)
 
+    @property
+    def was_healed_for_nothing(self) -> bool:
+        """Whether the model is no nearer to the original than before its steps.
+
+        Of few steps: the first of them lead away from weights that were solved for.
+        """
+        known = self.damage_before is not None and self.steps > 0
+        return known and self.damage >= (self.damage_before or 0.0)
+
     def write(self, folder: Path) -> None:
         """Writes result.json; it appears whole or not at all."""
         write_atomically(folder / RESULT_NAME, json.dumps(asdict(self), indent=1) + "\n")

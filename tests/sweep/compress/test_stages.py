@@ -14,6 +14,7 @@ from slicewise.errors import SlicewiseError
 from sweep.application import config_directory
 from sweep.command_line import command_of_study, part_of
 from sweep.compress.application import CONFIG_NAME
+from sweep.compress.deliver import show
 from sweep.compress.plans import ChosenPlan, Plans
 from sweep.compress.result import Figures, Result
 from sweep.compress.settings import CompressSettings
@@ -74,17 +75,39 @@ def test_damaged_plans_and_results_are_said_to_be(tmp_path: Path, content: str) 
             kind.read(tmp_path)
 
 
+FIGURES = Figures(100, 1000, 2.0, 3.0, 50.0, 0.8)
+RESULT = Result(
+    **{
+        **{field.name: "x" for field in dataclasses.fields(Result)},
+        "original": FIGURES,
+        "result": dataclasses.replace(FIGURES, parameters=50, flops=500, texts_per_second=90.0),
+        "held_out": (7, "texts"),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "steps", "is_said"),
+    [(0.2, 0.1, 9, False), (0.1, 0.2, 9, True), (0.1, 0.1, 0, False), (None, 0.1, 9, False)],
+)
+def test_a_healing_that_made_nothing_better_is_said_to_be(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: float | None,
+    after: float,
+    steps: int,
+    is_said: bool,
+) -> None:
+    figures = {"cosine": 0.9, "overlap": None, "has_onnx": False, "is_plain": True}
+    healed = {"damage_before": before, "damage": after, "steps": steps}
+    show(dataclasses.replace(RESULT, **figures, **healed), tmp_path)
+    printed = capsys.readouterr()
+    assert ("Healing has made nothing better: damage 0.1000 before" in printed.err) is is_said
+    assert "cosine, 7 texts" in printed.out
+
+
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
-    figures = Figures(100, 1000, 2.0, 3.0, 50.0, 0.8)
-    values = {field.name: "x" for field in dataclasses.fields(Result)}
-    result = Result(
-        **{
-            **values,
-            "original": figures,
-            "result": dataclasses.replace(figures, parameters=50, flops=500, texts_per_second=90.0),
-            "held_out": (7, "texts"),
-        }
-    )
+    result = RESULT
     result.write(tmp_path)
     again = Result.read(tmp_path)
     assert again == result
