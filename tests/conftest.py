@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -15,7 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hydra._internal.utils
 import torch
+
+if "coverage" in sys.modules:
+    # Hydra takes what measures it for a debugger, to which it shows exceptions instead of messages.
+    hydra._internal.utils.is_under_debugger = lambda: False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

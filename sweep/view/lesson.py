@@ -19,10 +19,9 @@ from sweep.view.words import counted, listed, metric_shown, point
 _COMPRESS = ("python", "-m", "sweep.compress", "budget.parameters=0.33")
 # From this cosine on, what was learned from noise is of some use on text.
 _TRANSFERS = 0.9
-# Which option builds a teacher, by the function's name; None: the default.
-_TEACHERS = {"minilm": None, "load_slice": "bert_base"}
-_OPTIONS = ("minilm", "bert_base")
-_BERT_BASE = "bert-base-uncased"
+# What loads a teacher of which there is a whole model, and the option that does by default there.
+_LOADED = ("minilm", "load_slice")
+_DEFAULT, _RANDOM = "minilm", "random_bert"
 # What says which texts, in the same words there, and what the option `text` has.
 _TEXTS = {
     "files": None,
@@ -138,7 +137,7 @@ def _transfer(best: FrozenTrial, config: Mapping[str, Any]) -> str:
     if cosine is None:
         return "not compared with the original, so nothing is known of how it does there."
     said = f"cosine {cosine:.4f} to the original's embeddings, where the same is 1"
-    if _target(config.get("teacher")) == "random_bert":
+    if _target(config.get("teacher")) == _RANDOM:
         return f"{said}; with random weights that says nothing of language."
     if not _is_of_noise(best, config):
         return f"{said}."
@@ -157,12 +156,10 @@ def _smaller(best: FrozenTrial, config: Mapping[str, Any]) -> str:
     teacher, data = config.get("teacher") or {}, config.get("data") or {}
     chosen, pretrained = best.params.get("teacher"), best.params.get("teacher.pretrained")
     pretrained = pretrained or teacher.get("pretrained")
-    kind = _target(teacher)
-    option = chosen or _TEACHERS.get(kind, "other")
-    if option not in (None, *_OPTIONS):
+    if chosen == _RANDOM or not (chosen or _target(teacher) in _LOADED):
         return f"{shlex.join(_COMPRESS)}  # a smaller MiniLM"
-    overrides = [f"teacher={option}"] if option else []
-    if pretrained and not (option == "bert_base" and pretrained == _BERT_BASE):
+    overrides = [f"teacher={chosen}"] if chosen not in (None, _DEFAULT) else []
+    if pretrained:
         overrides.append(f"teacher.pretrained={override_text(pretrained)}")
     overrides += [
         f"data.{key}={override_text(data[key])}"

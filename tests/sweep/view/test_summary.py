@@ -170,7 +170,7 @@ def test_another_application_is_spoken_of_in_its_own_words() -> None:
             {"_target_": "slicewise.teacher.load_slice", "pretrained": "bert-base-uncased"},
             NOISE,
             {},
-            {"teacher._target_": "slicewise.teacher.load_slice"},
+            {"teacher.pretrained": "bert-base-uncased"},
         ),
         ({}, NOISE, {"teacher": "bert_base"}, {"teacher.pretrained": "bert-base-uncased"}),
         ({}, NOISE, {"teacher": "random_bert"}, {"teacher._target_": "slicewise.teacher.minilm"}),
