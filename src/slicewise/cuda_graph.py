@@ -26,6 +26,8 @@ _STREAMS_OF_TORCH = 32
 _PRIORITIES = (0, -1)
 # By their handles: those that are somebody's own.
 _owned: set[int] = set()
+# Of each GPU, by number: where whatever is recorded later runs before.
+_warm_up_streams: dict[int, torch.cuda.Stream] = {}
 
 
 Tensors = tuple[Tensor, ...]
@@ -47,6 +49,11 @@ class Captured:
     no graphs, every call is the function's.
 
     A graph draws random numbers from the seed that is set when it runs, as the function would.
+
+    What matrix products have as their workspace on a stream is torch's until somebody has it freed,
+    as Lightning does before and after each run, and a graph would go on writing there. So nothing
+    runs on the stream of a recording before it: then the workspace is made in the recording, and
+    lies in memory that is the graph's.
 
     Args:
         function: Takes tensors on one device, or None in their place, and returns tensors;
@@ -78,8 +85,6 @@ class Captured:
         """What the function returns for the arguments; the next call may write over it."""
         if self._refused or not any(a is not None and a.is_cuda for a in arguments):
             return self.function(*arguments)
-        if self._stream is None:
-            self._stream = own_stream(self)
         self._wait_for_last_call()
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
@@ -87,7 +92,7 @@ class Captured:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= self.warm_up or len(self._graphs) == _MAX_GRAPHS:
                 # As PyTorch asks of whatever is recorded later.
-                return on_side_stream(self._stream, self.function, *arguments)()
+                return on_side_stream(_warm_up_stream(), self.function, *arguments)()
             recorded = self._record(*arguments)
             if recorded is None:
                 return self.function(*arguments)
@@ -107,6 +112,8 @@ class Captured:
         self._callers = current
 
     def _record(self, *arguments: Tensor | None) -> _Graph | None:
+        if self._stream is None:
+            self._stream = own_stream(self)
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before = generator.clone_state()
         # What is made in inference mode, as in a validation, could not be written to outside it.
@@ -148,6 +155,14 @@ def own_stream(owner: object) -> torch.cuda.Stream:
         weakref.finalize(owner, _owned.discard, stream.cuda_stream)
         return stream
     raise RuntimeError(f"all {len(_owned)} CUDA streams are taken by graphs")
+
+
+def _warm_up_stream() -> torch.cuda.Stream:
+    """One of each GPU, for all: what runs there is soon over."""
+    device = torch.cuda.current_device()
+    if device not in _warm_up_streams:
+        _warm_up_streams[device] = own_stream(Captured)
+    return _warm_up_streams[device]
 
 
 def _free_stream() -> torch.cuda.Stream | None:

@@ -241,7 +241,7 @@ class ManualDistiller(Distiller):
         # An update that is launched by itself reads the gradients where they lie, whichever of the
         # graphs has run: all of them write to one place.
         optimizer.zero_grad(set_to_none=self._steps_in_graph or not self.capture)
-        # A GPU runs teacher and student at once: neither fills it.
+        # A graph runs teacher and student at once: neither fills a GPU.
         pending = None if target is not None else self._start_teacher(hidden_states, attention_mask)
         prediction_BTH = self._parts.student(hidden_states, attention_mask)
         if pending is not None:
@@ -264,7 +264,8 @@ class ManualDistiller(Distiller):
         """Starts the teacher; what is returned waits for the target."""
         assert self._parts is not None
         teacher = self._parts.teacher
-        if self.device.type == "cuda":
+        # In recordings alone (see `Captured`): elsewhere it is launching that takes the time.
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             if self._teachers_stream is None:
                 self._teachers_stream = own_stream(self)
             return on_side_stream(self._teachers_stream, lambda *b: (teacher(*b),), *batch)
@@ -363,7 +364,8 @@ def new_distiller(
         ArgumentError: See `settled_steps`.
     """
     at_once, captured = settled_steps(trainer, data, at_once, capture, compile)
-    _keep_workspaces(trainer)
+    if isinstance(trainer.strategy.accelerator, CUDAAccelerator):
+        trainer.strategy.accelerator = _KeepsMemory()
     if capture and not captured:
         _say_what_it_costs(FitFacts.of(trainer))
     if at_once == 1 and not (captured or compile):
@@ -387,19 +389,18 @@ def new_distiller(
     return distiller
 
 
-def _keep_workspaces(trainer: lightning.Trainer) -> None:
-    """Has Lightning leave the memory that products of matrices use on a GPU.
+class _KeepsMemory(CUDAAccelerator):
+    """Lightning's, but for that it leaves the memory of the GPU as it is before and after a run.
 
-    It frees that after each run, and graphs that outlive a fit, as the teacher's do, would go on
-    using it (`slicewise.cuda_graph.own_stream`).
+    It would give back all that torch keeps, and the workspaces of matrix products with it, also
+    those that graphs of fits beside this one read and write (`slicewise.cuda_graph.Captured`).
     """
-    accelerator = trainer.strategy.accelerator
-    if isinstance(accelerator, CUDAAccelerator):
-        accelerator.teardown = _nothing  # type: ignore[method-assign]
 
+    def setup(self, trainer: lightning.Trainer) -> None:
+        self.set_nvidia_flags(trainer.local_rank)
 
-def _nothing() -> None:
-    pass
+    def teardown(self) -> None:
+        pass
 
 
 def _say_what_it_costs(facts: FitFacts) -> None:

@@ -119,6 +119,38 @@ def test_a_graph_outlives_others() -> None:
         torch.testing.assert_close(stays(x)[0], expected, rtol=0, atol=0)
 
 
+def test_a_graph_keeps_the_workspace_that_it_was_recorded_with() -> None:
+    """Lightning has all workspaces freed before and after each run, of this fit or another.
+
+    Products of few rows and columns over many tokens, as weights' gradients are, are split among
+    multiprocessors, whose sums meet in the workspace.
+    """
+
+    def learn(x_NH: Tensor) -> tuple[Tensor, ...]:
+        weight_HH.grad = None
+        (x_NH @ weight_HH).square().mean().backward()
+        assert weight_HH.grad is not None
+        return weight_HH.grad, x_NH.T @ x_NH
+
+    weight_HH = torch.randn(384, 384, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    x_NH = torch.randn(4096, 384, device="cuda", dtype=torch.bfloat16)
+    expected = [result.clone() for result in learn(x_NH)]
+    captured = [Captured(learn, f"gradients {number}") for number in range(4)]
+    for learn_captured in captured:
+        for _ in range(5):
+            learn_captured(x_NH)
+    for _ in range(3):
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
+        # Whatever has been freed is somebody else's now.
+        taken = torch.full((2**28,), torch.nan, device="cuda")
+        for learn_captured in captured:
+            for result, right in zip(learn_captured(x_NH), expected, strict=True):
+                torch.testing.assert_close(result, right, rtol=0, atol=0)
+        assert taken.isnan().all()
+        del taken
+
+
 def test_streams_are_their_owners_own() -> None:
     class Owner:
         pass

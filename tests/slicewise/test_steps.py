@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
@@ -366,6 +367,32 @@ def test_fits_learn_the_same_targets_kept_or_not(
     for other in weights[1:]:
         torch.testing.assert_close(other, weights[0], rtol=0, atol=0)
     assert all(losses == seen[0] for losses in seen)
+
+
+def test_a_fit_leaves_the_memory_of_others_as_it_is(
+    new_trainer: NewTrainer,
+    new_data: NewData,
+    new_student: NewStudent,
+    tiny_teacher: TeacherSlice,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lightning's accelerator for a GPU empties it, before each run and after."""
+    emptied: list[None] = []
+    lightnings = "pytorch_lightning.accelerators.cuda._clear_cuda_memory"
+    monkeypatch.setattr(lightnings, lambda: emptied.append(None))
+    trainer, data = new_trainer(), new_data()
+    trainer.strategy.accelerator = CUDAAccelerator()
+    for replaced in (False, True):
+        if replaced:
+            new_distiller(trainer, data, tiny_teacher, new_student(), data.seq_length)
+        accelerator = trainer.strategy.accelerator
+        assert isinstance(accelerator, CUDAAccelerator)
+        accelerator.setup(trainer)
+        accelerator.teardown()
+        assert len(emptied) == 2, "by Lightning's own alone"
+    plain = new_trainer()
+    new_distiller(plain, data, tiny_teacher, new_student(), data.seq_length)
+    assert type(plain.strategy.accelerator) is CPUAccelerator
 
 
 # On a GPU
