@@ -104,7 +104,7 @@ class Distiller(LightningModule):
         self.loss = settled(loss)
         self.train_name = "train_l1" if self.loss is l1_loss else "train_loss"
         # Called where the fit may rest, or has to wait for its device: other fits of this process,
-        # each in a thread of its own, may go on meanwhile.
+        # each on a stack of its own, may go on meanwhile.
         self.pause: Callable[[], None] = _go_on
         self._losses = ValidationLosses()
         # From the tensors of a validation batch to its losses.

@@ -1,15 +1,17 @@
 """What a process has one of, and each of several trials in it needs for itself.
 
 Streams of random numbers, Hydra's configuration of the job, the handlers of the log, the active
-trial. Trials that take turns in one process swap all of it at each turn, so each of them finds what
-it would find alone.
+trial; and of its one thread, torch's modes. Trials that take turns swap all of it at each turn, so
+each of them finds what it would find alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +19,9 @@ import numpy
 from hydra.core.hydra_config import HydraConfig
 
 from sweep.trial.active import ActiveTrial, active_trials, set_active
+
+# Kinds of devices for which torch has autocast, of those that fits run on.
+_AUTOCAST = ("cpu", "cuda")
 
 
 @dataclass
@@ -75,6 +80,54 @@ class ProcessState:
         return ProcessState(
             self.hydra, self.handlers[:], [], self.python, self.numpy, self.torch, gpus
         )
+
+
+@contextlib.contextmanager
+def put_aside() -> Iterator[ProcessState]:
+    """Puts aside whatever the current one of several finds, while others have their turn.
+
+    Afterwards it is as it was, whatever they did; meanwhile they find torch in the
+    middle of nothing.
+    """
+    state = ProcessState.now()
+    try:
+        with _outside_modes():
+            yield state
+    finally:
+        state.restore()
+
+
+@contextlib.contextmanager
+def _outside_modes() -> Iterator[None]:
+    """Leaves what torch is in the middle of, which it keeps for each thread: no gradients or
+    inference, autocast and what that has cast, a stream of a GPU."""
+    torch = _loaded_torch()
+    if torch is None:
+        yield
+        return
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+    casts = {d: (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST}
+    caches = torch.is_autocast_cache_enabled()
+    depth = torch.autocast_increment_nesting() - 1
+    with torch.inference_mode(False):
+        for _ in range(depth + 1):
+            torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(True)
+        for device in casts:
+            torch.set_autocast_enabled(device, False)
+        try:
+            yield
+        finally:
+            for device, (is_enabled, dtype) in casts.items():
+                torch.set_autocast_enabled(device, is_enabled)
+                torch.set_autocast_dtype(device, dtype)
+            torch.clear_autocast_cache()
+            torch.set_autocast_cache_enabled(caches)
+            for _ in range(depth):
+                torch.autocast_increment_nesting()
+            if stream is not None:
+                torch.cuda.set_stream(stream)
 
 
 def _loaded_torch() -> Any:

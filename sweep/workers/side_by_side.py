@@ -1,6 +1,6 @@
 """Several trials of a worker side by side: `hydra.sweeper.side_by_side`.
 
-Each is the fit that it would be alone, in a thread of its own; they take turns of a step, or of as
+Each is the fit that it would be alone, on a stack of its own; they take turns of a step, or of as
 many as a GPU is handed at once (`sweep.workers.turns`). So they ask the teacher once, make a batch
 once, and fill a GPU most of which a small student leaves idle: there each launches its steps on a
 stream of its own, and passes its turn on while they run. A trial that ends makes room for the next.
@@ -46,9 +46,9 @@ _MARGIN = 1.25
 _OF_THE_PROCESS = ("trainer", "steps")
 
 _KEY = "hydra.sweeper.side_by_side"
-_UNSAFE = (
-    "%s=%s: an experiment on a GPU: eight trials 384 wide ended in an illegal memory access, "
-    "which takes all trials of a worker with it"
+_UNTRIED = (
+    "%s=%s: an experiment on a GPU: what once ended in an illegal memory access, with all trials of "
+    "a worker, is mended, but has not been tried on one since"
 )
 
 
@@ -73,7 +73,7 @@ def settled(side_by_side: Any, config: DictConfig, task_function: TaskFunction) 
         if side_by_side == "auto":
             return _automatic(config)
         if on_gpu(config):
-            log.warning(_UNSAFE, _KEY, side_by_side)
+            log.warning(_UNTRIED, _KEY, side_by_side)
         return int(side_by_side)
     if side_by_side == "auto":
         return 1
@@ -320,7 +320,7 @@ class SideBySide:
 
 @contextlib.contextmanager
 def _current(stream: Any) -> Iterator[None]:
-    """Makes a stream this thread's; None: leaves it as it is."""
+    """Makes a stream the current one; None: leaves it as it is."""
     if stream is None:
         yield
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -249,10 +248,6 @@ def test_killed_or_stopped_at_any_step_and_continued_they_end_as_they_would_alon
     ]
     assert set(run_beside(going_on, most)) == {End.COMPLETE}
     assert [fit.outcome() for fit in begun] == alone
-    for thread in threading.enumerate():
-        if thread.name == "side by side":
-            thread.join(5)
-            assert not thread.is_alive(), "left behind"
 
 
 # Steps that are captured: 32 at once, and validations between them.

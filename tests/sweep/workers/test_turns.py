@@ -1,12 +1,14 @@
-"""Threads that take turns: each finds the process as it would find it alone."""
+"""Work that takes turns: each finds the process as it would find it alone."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy
 import pytest
@@ -123,7 +125,7 @@ def test_after_some_time_the_one_who_started_them_has_a_turn() -> None:
     assert all(seat.ended for seat in seats)
 
 
-def test_an_error_ends_its_thread_and_close_the_others_also_one_that_has_the_turn() -> None:
+def test_an_error_ends_its_work_and_close_that_of_the_others() -> None:
     turns, left = Turns(), []
 
     def fail(seat: Seat) -> None:
@@ -142,11 +144,91 @@ def test_an_error_ends_its_thread_and_close_the_others_also_one_that_has_the_tur
     failed = turns.start(fail)
     assert failed.ended
     assert isinstance(failed.error, KeyboardInterrupt)
-    # As Ctrl-C in the thread that waits would leave it: another has the turn.
-    seat = turns._waiting.popleft()
-    turns._main._state = ProcessState.now()
-    turns._holder = seat
-    seat._go.release()
+    assert left == []
     turns.close()
     assert left == ["left", "left"]
     assert all(other.ended and other.error is None for other in others)
+    assert turns.count == 0
+
+
+# What torch keeps for each thread.
+
+MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "nothing": contextlib.nullcontext,
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "gradients in inference": lambda: torch.inference_mode(False),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast without a cache": lambda: torch.autocast("cpu", cache_enabled=False),
+    # Torch itself takes what one dtype has cached for another's.
+    "half": lambda: torch.autocast("cpu", torch.float16, cache_enabled=False),
+    "no autocast": lambda: torch.autocast("cpu", enabled=False),
+}
+
+
+def modes() -> tuple[object, ...]:
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_cache_enabled(),
+        depth,
+    )
+
+
+def learned(course: list[str], between: Callable[[], None] = lambda: None) -> list[object]:
+    """What a fit finds and learns that enters one mode after the other, and leaves them again."""
+    torch.manual_seed(len(course))
+    weight, x = torch.nn.Parameter(torch.randn(3, 3)), torch.randn(2, 3)
+    found: list[object] = []
+
+    def go(rest: list[str]) -> None:
+        between()
+        y = torch.nn.functional.linear(x, weight)
+        found.extend([modes(), y.dtype, y.requires_grad, y.is_inference(), y.tolist()])
+        if rest:
+            with MODES[rest[0]]():
+                go(rest[1:])
+            between()
+            found.append(modes())
+        with torch.no_grad():
+            weight.add_(1)
+
+    go(course)
+    return found
+
+
+@given(st.lists(st.lists(st.sampled_from(sorted(MODES)), max_size=4), min_size=2, max_size=4))
+def test_each_finds_torch_as_it_left_it(courses: list[list[str]]) -> None:
+    alone = [learned(course) for course in courses]
+    turns, beside = Turns(), {}
+
+    def new_work(place: int) -> Callable[[Seat], None]:
+        def work(seat: Seat) -> None:
+            beside[place] = learned(courses[place], seat.pass_turn)
+
+        return work
+
+    before = modes()
+    finish(turns, [turns.start(new_work(place)) for place in range(len(courses))])
+    assert [beside[place] for place in range(len(courses))] == alone
+    assert modes() == before
+
+
+def test_what_is_dismissed_in_a_mode_leaves_it() -> None:
+    turns, before = Turns(), modes()
+
+    def work(seat: Seat) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            while True:
+                seat.pass_turn()
+
+    seats = [turns.start(work) for _ in range(3)]
+    turns.go_on(0.0)
+    assert modes() == before
+    turns.close()
+    assert all(seat.ended for seat in seats)
+    assert modes() == before
