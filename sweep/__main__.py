@@ -12,6 +12,7 @@ from hydra.core.utils import env_override
 
 from slicewise.waiting import LISTENERS
 from sweep import application
+from sweep.ahead import start_worker_ahead
 from sweep.console import exit_code_of
 from sweep.devices import started_by_torchrun
 from sweep.passwords import take_passwords
@@ -47,4 +48,5 @@ def main() -> int:
 if __name__ == "__main__":
     # Python would look for garbage in all that is loaded before it ends: a second.
     atexit.register(gc.freeze)
+    start_worker_ahead(sys.argv[1:])
     sys.exit(main())

@@ -2,6 +2,9 @@
 
 It is started with `subprocess` rather than `multiprocessing`, which takes no environment, blocks
 on a child that dies before it reads its arguments, and waits at exit for children that wait for us.
+
+The first one may be started ahead, before it is known what it is to do: it loads meanwhile what it
+will need.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
@@ -25,6 +29,8 @@ _PROGRAM = (
 )
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
+# Variables, by how they begin, that are read when Python starts or a library is loaded.
+_READ_EARLY = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_NUM_", "TORCH", "PYTORCH", "HF_")
 
 
 class ChildProcess:
@@ -48,24 +54,13 @@ class ChildProcess:
         arguments: tuple[Any, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._pipe, theirs = Pipe()
-        # Through a file, as writing to a process that never reads can take forever.
-        with theirs, tempfile.TemporaryFile() as start:
-            for content in (sys.path, os.getpid(), (main, arguments)):
-                pickle.dump(content, start)
-            start.seek(0)
-            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-            program = _PROGRAM.format(start=start.fileno(), pipe=theirs.fileno())
-            # For `ps`.
-            name = f"{main.__module__}.{main.__qualname__}"
-            with _interrupts_held_back():
-                self._process = subprocess.Popen(
-                    [sys.executable, *flags, "-c", program, name],
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, **(environment or {})},
-                    pass_fds=(start.fileno(), theirs.fileno()),
-                    process_group=0,
-                )
+        variables = {**os.environ, **(environment or {})}
+        ahead = _take_ahead(_name_of(main), variables)
+        if ahead is None:
+            self._process, self._pipe = _started(main, arguments, variables, _name_of(main))
+        else:
+            self._process, self._pipe = ahead.process, ahead.pipe
+            ahead.tell(main, arguments, variables)
         self._end = _open_pidfd(self.pid)
 
     @property
@@ -146,6 +141,138 @@ class ChildProcess:
             return self._pipe.recv_bytes() if self._pipe.poll() else None
         self._pipe.close()
         return None
+
+
+@dataclass
+class _Ahead:
+    """A child that has not been told its arguments yet.
+
+    Attributes:
+        name: Of what it will call.
+        process: Which.
+        pipe: Ours to it.
+        orders: A file in which it will find what it is to do.
+        variables: Its environment.
+    """
+
+    name: str
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    orders: IO[bytes]
+    variables: dict[str, str]
+
+    def tell(
+        self,
+        main: Callable[..., None],
+        arguments: tuple[Any, ...],
+        variables: Mapping[str, str],
+    ) -> None:
+        with self.orders:
+            for content in (sys.path, dict(variables), (main, arguments)):
+                pickle.dump(content, self.orders)
+        # Where it has died meanwhile, whoever waits for it will see that.
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+
+    def dismiss(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+        self.orders.close()
+
+
+_ahead: _Ahead | None = None
+
+
+def start_ahead(name: str, load: Callable[[], Iterable[None]]) -> None:
+    """Starts a process that will be the next `ChildProcess`, and loads meanwhile what that needs.
+
+    It ends with this process, and does nothing else: there may come no `ChildProcess`, or one that
+    calls another function, or in another environment, which is a process of its own then.
+
+    Args:
+        name: The dotted path of the function that will be called.
+        load: A function that can be imported; called in the process. It loads something between
+            any two of its values, and is left where it is once the process is needed.
+    """
+    global _ahead
+    orders = tempfile.TemporaryFile()  # noqa: SIM115 - open until it is told.
+    variables = dict(os.environ)
+    arguments = (load, orders.fileno())
+    process, pipe = _started(_work_ahead, arguments, variables, name, orders.fileno())
+    _ahead = _Ahead(name, process, pipe, orders, variables)
+
+
+def _take_ahead(name: str, variables: Mapping[str, str]) -> _Ahead | None:
+    """The process that was started ahead, where there is one that is as a new one would be."""
+    global _ahead
+    ahead, _ahead = _ahead, None
+    if ahead is None:
+        return None
+    differing = {v for v, _ in ahead.variables.items() ^ variables.items()}
+    is_same = ahead.name == name and not any(v.startswith(_READ_EARLY) for v in differing)
+    if is_same and ahead.process.poll() is None:
+        return ahead
+    ahead.dismiss()
+    return None
+
+
+def _work_ahead(pipe: Connection, load: Callable[[], Iterable[None]], orders: int) -> None:
+    """What a child does that was started ahead."""
+    for _ in load():
+        if pipe.poll():
+            break
+    try:
+        pipe.recv()
+    except EOFError:
+        return  # Nobody needs it.
+    with open(orders, "rb") as told:
+        told.seek(0)
+        sys.path[:] = pickle.load(told)
+        variables = pickle.load(told)
+        os.environ.clear()
+        os.environ.update(variables)
+        main, arguments = pickle.load(told)
+    main(pipe, *arguments)
+
+
+def _started(
+    main: Callable[..., None],
+    arguments: tuple[Any, ...],
+    variables: Mapping[str, str],
+    name: str,
+    *handles: int,
+) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Starts a process that calls a function, and has some of our file descriptors.
+
+    Args:
+        main: What it calls.
+        arguments: With what, besides its pipe.
+        variables: Its environment.
+        name: For `ps`.
+        handles: The file descriptors.
+    """
+    ours, theirs = Pipe()
+    # Through a file, as writing to a process that never reads can take forever.
+    with theirs, tempfile.TemporaryFile() as start:
+        for content in (sys.path, os.getpid(), (main, arguments)):
+            pickle.dump(content, start)
+        start.seek(0)
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        program = _PROGRAM.format(start=start.fileno(), pipe=theirs.fileno())
+        with _interrupts_held_back():
+            process = subprocess.Popen(
+                [sys.executable, *flags, "-c", program, name],
+                stdin=subprocess.DEVNULL,
+                env=variables,
+                pass_fds=(start.fileno(), theirs.fileno(), *handles),
+                process_group=0,
+            )
+    return process, ours
+
+
+def _name_of(main: Callable[..., None]) -> str:
+    return f"{main.__module__}.{main.__qualname__}"
 
 
 def let_interrupts_through() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import sys
@@ -35,19 +36,30 @@ def load_libraries(on_gpu: bool = False) -> None:
     Args:
         on_gpu: Whether a GPU will be needed, if there is one: it starts while the rest is loaded.
     """
-    if _LAST in sys.modules:
-        return
+    for name in load_one_by_one():
+        if on_gpu and name == "torch":
+            _start_gpu_beside()
+
+
+def load_one_by_one() -> Iterator[str]:
+    """As `load_libraries`; the name of each that is there, before the next is loaded."""
+    for name in _FIRST:
+        if name not in sys.modules:
+            with _without_collecting(), waiting_for(f"Loading {name}"):
+                importlib.import_module(name)
+        yield name
+    if _LAST not in sys.modules:
+        with _without_collecting(), _hidden(*_UNUSED), waiting_for("Loading Lightning"):
+            importlib.import_module(_LAST)
+    yield _LAST
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
     collected = gc.isenabled()
     gc.disable()
     try:
-        for name in _FIRST:
-            with waiting_for(f"Loading {name}"):
-                importlib.import_module(name)
-            if on_gpu and name == "torch":
-                # Driver and kernels take seconds to load, and no processor.
-                threading.Thread(target=_start_gpu, name="gpu", daemon=True).start()
-        with _hidden(*_UNUSED), waiting_for("Loading Lightning"):
-            importlib.import_module(_LAST)
+        yield
     finally:
         gc.freeze()
         if collected:
@@ -78,6 +90,12 @@ def _hidden(*packages: str) -> Iterator[None]:
         requirements._version = version_of
         for package in absent:
             del sys.modules[package]
+
+
+@functools.cache
+def _start_gpu_beside() -> None:
+    """Once: driver and kernels take seconds to load, and no processor."""
+    threading.Thread(target=_start_gpu, name="gpu", daemon=True).start()
 
 
 def _start_gpu() -> None:

@@ -6,11 +6,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from sweep.child import ChildProcess, let_interrupts_through
+from sweep import child
+from sweep.child import ChildProcess, let_interrupts_through, start_ahead
+
+# Whether something has been loaded ahead.
+_loaded = False
 
 
 def describe(pipe: Connection, *arguments: Any) -> None:
@@ -22,8 +26,30 @@ def describe(pipe: Connection, *arguments: Any) -> None:
         "environment": dict(os.environ),
         "path": sys.path,
         "stdin": sys.stdin.read(),
+        "loaded": _loaded,
     }
     pipe.send(found)
+
+
+def load() -> Iterator[None]:
+    """Loads something ahead."""
+    global _loaded
+    _loaded = True
+    yield
+
+
+def load_for_ever() -> Iterator[None]:
+    """Loads one thing after the other, until it is left."""
+    while True:
+        yield from load()
+        time.sleep(0.01)
+
+
+def start_ahead_and_end(pipe: Connection, end: int) -> None:
+    """Sends the number of a process that it has started ahead, and ends."""
+    start_ahead("tests.sweep.children.describe", load)
+    assert child._ahead is not None
+    send_and_end(pipe, [child._ahead.process.pid], end)
 
 
 def echo(pipe: Connection) -> None:
@@ -94,8 +120,8 @@ def only_listen(pipe: Connection) -> None:
 
 def have_child(pipe: Connection, main: Callable[..., None], die: bool) -> None:
     """Starts a child of its own and sends its number; then dies at once, or waits."""
-    child = ChildProcess(main)
-    pipe.send(child.pid)
+    mine = ChildProcess(main)
+    pipe.send(mine.pid)
     if die:
         os.kill(os.getpid(), signal.SIGKILL)
     pause_for_ever()
@@ -107,15 +133,15 @@ def have_children_under_interrupts(pipe: Connection, number: int) -> None:
     let_interrupts_through()
     pipe.send("ready")
     for _ in range(number):
-        child = ChildProcess(live, (0.2,))
+        one = ChildProcess(live, (0.2,))
         said: list[Any] = []
         ended = False
         while not ended:
-            wait(child.handles())
-            messages, ended = child.receive()
+            wait(one.handles())
+            messages, ended = one.receive()
             said += messages
-        child.wait()
-        pipe.send((said, child.death()))
+        one.wait()
+        pipe.send((said, one.death()))
 
 
 def pause_for_ever() -> None:

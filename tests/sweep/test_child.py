@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweep.child import ChildProcess
+from sweep import child as child_module
+from sweep.child import ChildProcess, start_ahead
 from tests.sweep import children
 from tests.sweep.processes import eventually, is_alive
 
@@ -23,11 +24,13 @@ Start = Callable[..., ChildProcess]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Starts children, which do not outlive the test."""
     started: list[ChildProcess] = []
 
     def start(main: Callable[..., None], *arguments: Any, **environment: str) -> ChildProcess:
+        if request.node.callspec.params["_system"] == "ahead":
+            start_ahead(f"{main.__module__}.{main.__qualname__}", children.load)
         started.append(ChildProcess(main, arguments, environment))
         return started[-1]
 
@@ -37,14 +40,14 @@ def start() -> Iterator[Start]:
         child.wait()
 
 
-@pytest.fixture(params=["pidfd", "no pidfd"], autouse=True)
+@pytest.fixture(params=["pidfd", "no pidfd", "ahead"], autouse=True)
 def _system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Systems with a descriptor of processes, and without."""
+    """Systems with a descriptor of processes, and without; and children that were started ahead."""
     if request.param == "no pidfd":
         monkeypatch.delattr(os, "pidfd_open")
 
 
-needs_pidfd = pytest.mark.parametrize("_system", ["pidfd"], indirect=True)
+needs_pidfd = pytest.mark.parametrize("_system", ["pidfd", "ahead"], indirect=True)
 
 
 def receive(child: ChildProcess) -> Any:
@@ -227,6 +230,73 @@ def test_a_polite_end(start: Start) -> None:
     child.close()
     assert child.wait(60)
     assert child.death() == "exit code 0"
+
+
+# Started ahead.
+
+started_ahead = pytest.mark.parametrize("_system", ["started ahead"], indirect=True)
+
+
+def ahead_of(main: Callable[..., None]) -> int:
+    """Starts a process ahead; its number."""
+    start_ahead(f"{main.__module__}.{main.__qualname__}", children.load)
+    assert child_module._ahead is not None
+    return child_module._ahead.process.pid
+
+
+@started_ahead
+def test_the_next_child_is_the_process_that_was_started_ahead(start: Start) -> None:
+    pid = ahead_of(children.describe)
+    first = start(children.describe, CUDA_VISIBLE_DEVICES="7")
+    assert first.pid == pid
+    found = receive(first)
+    assert found["environment"]["CUDA_VISIBLE_DEVICES"] == "7"
+    assert found["loaded"]
+    second = start(children.describe)
+    assert second.pid != pid
+    assert not receive(second)["loaded"]
+
+
+@started_ahead
+@pytest.mark.parametrize("variables", [{"OMP_NUM_THREADS": "7"}, {"PYTHONHASHSEED": "3"}])
+def test_what_reads_its_environment_early_is_started_anew(
+    start: Start, variables: dict[str, str]
+) -> None:
+    pid = ahead_of(children.describe)
+    child = start(children.describe, **variables)
+    assert child.pid != pid
+    assert not is_alive(pid)
+    assert variables.items() <= receive(child)["environment"].items()
+
+
+@started_ahead
+def test_another_function_or_a_death_means_another_process(start: Start) -> None:
+    pid = ahead_of(children.pause)
+    child = start(children.echo)
+    assert child.pid != pid
+    assert not is_alive(pid)
+    pid = ahead_of(children.echo)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(pid), "its end", 10)
+    child = start(children.echo)
+    child.send("here")
+    assert receive(child) == "here"
+
+
+@started_ahead
+@pytest.mark.parametrize("end", [0, -signal.SIGKILL])
+def test_what_was_started_ahead_and_is_not_needed_ends_with_its_parent(
+    start: Start, end: int
+) -> None:
+    parent = start(children.start_ahead_and_end, end)
+    [pid] = receive_all(parent)
+    eventually(lambda: not is_alive(pid), "its end", 10)
+
+
+@started_ahead
+def test_what_is_loaded_ahead_is_left_where_it_is_once_the_process_is_needed(start: Start) -> None:
+    start_ahead("tests.sweep.children.describe", children.load_for_ever)
+    assert receive(start(children.describe))["loaded"]
 
 
 # Signals.
