@@ -159,13 +159,15 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
             f"{' x '.join(map(str, size))} each, ten validations of ten batches, from the shell's",
             f"prompt to the shell's prompt; the article's loop takes {article:.1f} s for {trials}",
             "trials (a quarter of one was run), without validations. *Besides* is what of a",
-            "trial is neither a training step nor a validation.",
+            "trial is neither a training step nor a validation; of trials side by side it is not",
+            "to be told from what the others take.",
         ],
         "what|seconds in all|article's loop / this|until the first step|a trial|steps a second|"
         "validations|besides|between two trials",
     )
     for name, added in [
         ("as it is", []),
+        ("side by side", [f"hydra.sweeper.side_by_side={min(trials, 8)}"]),
         ("no cache", ["data.cache=off", "hydra.sweeper.n_trials=2"]),
     ]:
         with tempfile.TemporaryDirectory() as folder:
@@ -174,17 +176,21 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
             taken = seconds_in(folder, [sys.executable, *command], environment)
             found = Course.of(Path(folder))
         done = len(found.wholes)
-        table.add(
-            [
-                f"{name}, {done} trials",
-                f"{taken:.1f}",
-                f"{article * done / trials / taken:.1f}",
-                f"{found.first - began:.1f}",
+        cells = [
+            f"{name}, {done} trials",
+            f"{taken:.1f}",
+            f"{article * done / trials / taken:.1f}",
+            f"{found.first - began:.1f}",
+        ]
+        if name == "side by side":
+            cells += [""] * 5
+        else:
+            cells += [
                 _spread(found.wholes),
                 f"{steps / statistics.median(found.wholes):.0f}",
                 *map(_spread, (found.validating, found.besides, found.gaps)),
             ]
-        )
+        table.add(cells)
 
 
 def main() -> None:

@@ -31,9 +31,8 @@ def start_worker_ahead(arguments: Sequence[str]) -> None:
     Args:
         arguments: Of the command.
     """
-    if any(a in _MULTIRUN for a in arguments) and not any(
-        a.startswith(_OTHERWISE) for a in arguments
-    ):
+    several = any(argument in _MULTIRUN for argument in arguments)
+    if several and not any(a.startswith(_OTHERWISE) and not a.endswith("=1") for a in arguments):
         start_ahead(_WORKER, load)
 
 

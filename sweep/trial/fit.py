@@ -226,7 +226,10 @@ def _load_weights(distiller: Distiller, path: Path) -> None:
 
 
 def _log_result(record: TrialRecord) -> None:
-    better = f"{record.baseline_ratio:.2f} times better" if record.baseline_ratio else "better"
+    ratio = record.baseline_ratio
+    better = (
+        "better" if ratio is None else f"{ratio:.2f} times better" if ratio > 1 else "no better"
+    )
     log.info(
         "valid_l1 %.4f: %s than the best baseline, %s (%.4f)",
         record.valid_l1,

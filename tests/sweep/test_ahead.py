@@ -29,6 +29,7 @@ def _nothing_is_left() -> Iterator[None]:
     [
         ("-m student.qkv_layers=1,2,4", True),
         ("student.qkv_layers=1,2 --multirun study=s", True),
+        ("-m hydra.sweeper.n_jobs=1 trainer.devices=1 student.qkv_layers=1,2", True),
         ("student.qkv_layers=1", False),
         ("-m --cfg hydra", False),
         ("-m --help", False),

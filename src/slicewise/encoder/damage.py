@@ -172,4 +172,5 @@ class Observations:
             texts += len(keep_BT)
         for part, training in modes:
             part.training = training
-        return Damage(difference / tokens, 1 - cosine / texts)
+        # Of what has changed nothing, rounding may leave a cosine above 1.
+        return Damage(difference / tokens, max(0.0, 1 - cosine / texts))

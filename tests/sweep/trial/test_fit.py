@@ -55,6 +55,20 @@ def test_a_fit_leaves_its_record_configuration_metrics_and_student(
     assert float(losses[-1]) == found["valid_l1"]
 
 
+@pytest.mark.parametrize(
+    ("student", "is_better"),
+    # As good as the input, which is a baseline; and the slice itself.
+    [("nothing", False), ("original", True)],
+)
+def test_a_student_no_better_than_a_baseline_is_not_called_better(
+    sweep: Sweep, folder: Path, student: str, is_better: bool
+) -> None:
+    assert sweep("study=a", f"student={student}") == 0
+    log = (folder / "multirun/a/0/sweep.log").read_text()
+    assert " better than the best baseline, " in log
+    assert (": no better than the best baseline, " in log) is not is_better
+
+
 def test_the_recorded_loss_is_the_saved_students(sweep: Sweep, record: Record) -> None:
     assert sweep("study=a") == 0
     teacher = random_bert(
