@@ -158,34 +158,35 @@ def test_the_record_is_plain_json(sweep: Sweep, folder: Path) -> None:
     assert not list((folder / "multirun/a").rglob("*.pt")) + list(folder.rglob("*.pkl"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+LONG = ("experiment=tiny", "trainer.accelerator=cpu", "data.train_batches=200")
+
+
 def test_a_fit_that_is_interrupted_goes_on_to_the_same_loss(
-    folder: Path, record: Record, number: signal.Signals
+    sweep: Sweep, folder: Path, record: Record
 ) -> None:
-    arguments = ["experiment=tiny", "trainer.accelerator=cpu", "data.train_batches=400"]
-    command = [sys.executable, "-m", "sweep", *arguments]
+    assert sweep(*LONG, "study=whole") == 0
+    command = [sys.executable, "-m", "sweep", *LONG]
     checkpoints = "callbacks.resume_point.every_seconds=0.1"
-    place = folder / "multirun/a/0"
-    with subprocess.Popen(
-        [*command, checkpoints, "study=a"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        eventually((place / CHECKPOINT).exists, "a checkpoint")
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED
-    # What takes long on a busy machine is said too.
-    said = said[said.index("Stopped. ") :]
-    assert said.startswith("Stopped. To go on: python -m sweep experiment=tiny")
-    assert said.rstrip().endswith("study=a")
-    assert "Traceback" not in said
-    assert not (place / "trial.json").exists()
-    again = subprocess.run(
-        shlex.split(said.partition("go on: ")[2].replace("python", sys.executable, 1)), check=False
-    )
-    assert again.returncode == 0
-    assert "Going on from step" in (place / "sweep.log").read_text()
-    assert subprocess.run([*command, "study=b"], check=False).returncode == 0
-    assert record("a/0")["valid_l1"] == record("b/0")["valid_l1"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        study = f"study={number.name}"
+        place = folder / "multirun" / number.name / "0"
+        with subprocess.Popen(
+            [*command, checkpoints, study],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            eventually((place / CHECKPOINT).exists, "a checkpoint")
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == INTERRUPTED
+        # What takes long on a busy machine is said too.
+        said = said[said.index("Stopped. ") :]
+        assert said.startswith("Stopped. To go on: python -m sweep experiment=tiny")
+        assert said.rstrip().endswith(study)
+        assert "Traceback" not in said
+        assert not (place / "trial.json").exists()
+        _, *arguments = shlex.split(said.partition("go on: ")[2])
+        assert sweep(*arguments[2:]) == 0
+        assert "Going on from step" in (place / "sweep.log").read_text()
+        assert record(f"{number.name}/0")["valid_l1"] == record("whole/0")["valid_l1"]
