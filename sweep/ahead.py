@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 
 from sweep.child import start_ahead
+from sweep.devices import started_by_torchrun
 from sweep.loading import load_one_by_one
 
 # What the local launcher's processes call.
@@ -31,7 +32,7 @@ def start_worker_ahead(arguments: Sequence[str]) -> None:
     Args:
         arguments: Of the command.
     """
-    several = any(argument in _MULTIRUN for argument in arguments)
+    several = any(argument in _MULTIRUN for argument in arguments) and not started_by_torchrun()
     if several and not any(a.startswith(_OTHERWISE) and not a.endswith("=1") for a in arguments):
         start_ahead(_WORKER, load)
 
