@@ -18,6 +18,8 @@ _STEPS = (
     (r"\d+(?::\d\d)+", "#"),
     (_NUMBER, "#"),
     (r"# [kMG]?B\b", "# B"),
+    # Of fits of few steps.
+    (r"(?:# times|no) better than the best baseline", "# better than the best baseline"),
     # Lines of tables, and their widths.
     (r"[─━╸╺]{2,}", "─"),
     (r"[ \t]+", " "),
