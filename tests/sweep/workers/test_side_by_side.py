@@ -282,6 +282,32 @@ def test_captured_side_by_side_and_alone_are_the_same(
         assert alone == other
 
 
+# Wide enough for products of matrices to be split among multiprocessors, and to need a workspace.
+WIDE = (
+    *("teacher.hidden_size=384", "teacher.num_attention_heads=12"),
+    *("teacher.intermediate_size=1536", "data.batch_size=32", "data.seq_length=128"),
+    *("trainer.precision=bf16-mixed", "data.cache=memory"),
+)
+
+
+@pytest.mark.gpu
+def test_eight_wide_ones_begin_and_end_beside_each_other(fits: Callable[[str], Fit]) -> None:
+    """Each that begins, or ends, once took the memory away that the others' graphs write to."""
+    epochs = (1, 3, 2, 1, 2, 1, 3, 1)
+    courses = [
+        (*ON_A_GPU, *WIDE, f"optimizer.lr={1 + number}e-4", f"trainer.max_epochs={number_of}")
+        for number, number_of in enumerate(epochs)
+    ]
+    beside = [(fits(f"wide-{number}"), course) for number, course in enumerate(courses)]
+    assert set(run_beside(beside, 5, on_gpu=True)) == {End.COMPLETE}
+    for number in (0, 1, 7):
+        alone = fits(f"wide-alone-{number}")
+        alone.run(*courses[number])
+        one, other = alone.outcome(), beside[number][0].outcome()
+        print("trial", number, "the same to the bit:", one == other)
+        assert one["record"]["valid_l1"] == pytest.approx(other["record"]["valid_l1"], rel=1e-6)
+
+
 # What is asked for.
 
 
