@@ -227,9 +227,9 @@ def _load_weights(distiller: Distiller, path: Path) -> None:
 
 def _log_result(record: TrialRecord) -> None:
     ratio = record.baseline_ratio
-    better = (
-        "better" if ratio is None else f"{ratio:.2f} times better" if ratio > 1 else "no better"
-    )
+    better = "better"
+    if ratio is not None:
+        better = f"{ratio:.2f} times better" if ratio > 1 else "no better"
     log.info(
         "valid_l1 %.4f: %s than the best baseline, %s (%.4f)",
         record.valid_l1,

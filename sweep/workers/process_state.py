@@ -86,8 +86,8 @@ class ProcessState:
 def put_aside() -> Iterator[ProcessState]:
     """Puts aside whatever the current one of several finds, while others have their turn.
 
-    Afterwards it is as it was, whatever they did; meanwhile they find torch in the
-    middle of nothing.
+    Afterwards it is as it was, whatever they did; meanwhile they find torch in the middle of
+    nothing.
     """
     state = ProcessState.now()
     try:
