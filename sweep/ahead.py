@@ -6,7 +6,6 @@ Optuna and torch; it is the one that the local launcher starts first (`sweep.chi
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 
 from sweep.child import start_ahead
@@ -39,8 +38,9 @@ def start_worker_ahead(arguments: Sequence[str]) -> None:
 
 def load() -> Iterator[None]:
     """Loads what a worker needs; between any two of its values, something."""
-    importlib.import_module("sweep.workers.worker")
-    importlib.import_module("sweep.workers.local")
+    import sweep.workers.local
+    import sweep.workers.worker  # noqa: F401 - it is loaded, that is all.
+
     yield
     for _ in load_one_by_one():
         yield

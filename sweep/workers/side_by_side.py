@@ -47,8 +47,8 @@ _OF_THE_PROCESS = ("trainer", "steps")
 
 _KEY = "hydra.sweeper.side_by_side"
 _UNTRIED = (
-    "%s=%s: an experiment on a GPU: what once ended all trials of a worker, in an illegal memory "
-    "access, is mended, but has not been tried on one since"
+    "%s=%s: an experiment on a GPU: the likely cause of an illegal memory access, which once ended "
+    "all trials of a worker, is mended, but no GPU has tried it since"
 )
 
 

@@ -292,7 +292,7 @@ WIDE = (
 
 @pytest.mark.gpu
 def test_eight_wide_ones_begin_and_end_beside_each_other(fits: Callable[[str], Fit]) -> None:
-    """Each that begins, or ends, once took the memory away that the others' graphs write to."""
+    """Lightning, left to itself, takes away memory that the others' graphs write to."""
     epochs = (1, 3, 2, 1, 2, 1, 3, 1)
     courses = [
         (*ON_A_GPU, *WIDE, f"optimizer.lr={1 + number}e-4", f"trainer.max_epochs={number_of}")
