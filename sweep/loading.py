@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slicewise.garbage import without_collecting
 from slicewise.waiting import waiting_for
 
 _FIRST = ("torch", "transformers")
@@ -45,25 +46,20 @@ def load_one_by_one() -> Iterator[str]:
     """As `load_libraries`; the name of each that is there, before the next is loaded."""
     for name in _FIRST:
         if name not in sys.modules:
-            with _without_collecting(), waiting_for(f"Loading {name}"):
+            with _kept_for_good(), waiting_for(f"Loading {name}"):
                 importlib.import_module(name)
         yield name
     if _LAST not in sys.modules:
-        with _without_collecting(), _hidden(*_UNUSED), waiting_for("Loading Lightning"):
+        with _kept_for_good(), _hidden(*_UNUSED), waiting_for("Loading Lightning"):
             importlib.import_module(_LAST)
     yield _LAST
 
 
 @contextlib.contextmanager
-def _without_collecting() -> Iterator[None]:
-    collected = gc.isenabled()
-    gc.disable()
-    try:
+def _kept_for_good() -> Iterator[None]:
+    with without_collecting():
         yield
-    finally:
         gc.freeze()
-        if collected:
-            gc.enable()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from slicewise.arguments import check_integers
 from slicewise.data.batch import Split
 from slicewise.errors import ArgumentError, MissingResource, ResourceError
+from slicewise.garbage import without_collecting
 
 # Folders of the standard library that not every installation has, or that hold no text for
 # readers: with them, two machines with the same Python would differ.
@@ -156,7 +157,7 @@ def _stdlib_sentences() -> Iterator[str]:
             f"{library} holds no source of Python's standard library to take text from\n"
             "To take it from a file: data.files=[PATH]"
         )
-    docstrings = itertools.chain.from_iterable(map(_docstrings, paths))
+    docstrings = itertools.chain.from_iterable(map(_docstrings_of, paths))
     yield from _unique(itertools.chain.from_iterable(map(_sentences, docstrings)))
 
 
@@ -169,6 +170,12 @@ def _sources(folder: Path) -> Iterator[Path]:
             yield path
         elif path.is_dir():
             yield from _sources(path)
+
+
+def _docstrings_of(path: Path) -> list[str]:
+    # Half of the time would go into looking for garbage in the tree, until all of it is.
+    with without_collecting():
+        return list(_docstrings(path))
 
 
 def _docstrings(path: Path) -> Iterator[str]:
