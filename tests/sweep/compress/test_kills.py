@@ -45,7 +45,7 @@ def _results(home: Path) -> dict[str, Any]:
     return {json.dumps(record["params"]): record["damage"] for record in records}
 
 
-def test_killed_in_every_stage_it_ends_as_one_that_was_not(program: Program) -> None:
+def test_killed_and_stopped_in_every_stage_it_ends_as_one_that_was_not(program: Program) -> None:
     home = program.folder / "multirun/c"
     running = _start(program)
     eventually(lambda: len(list(home.glob("library/*/trial.json"))) >= 3, "some candidates")
@@ -54,7 +54,15 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_not(program: Program) -> 
     assert not (home / "plans.json").exists()
 
     running = _start(program)
-    eventually(lambda: list(home.glob(f"heal-*/0/{CHECKPOINT}")), "a checkpoint of the healing")
+    eventually(lambda: _healed(home), "a checkpoint of the healing")
+    signal_process(running.process.pid, signal.SIGINT)
+    assert running.wait() == INTERRUPTED, running.said()
+    _says_how_to_go_on(running.said())
+    assert not (home / "result.json").exists()
+
+    stopped_at = _healed(home)
+    running = _start(program)
+    eventually(lambda: _healed(home) > stopped_at, "a later checkpoint of the healing")
     signal_process(running.process.pid, signal.SIGKILL)
     running.wait()
     assert not (home / "result.json").exists()
@@ -72,22 +80,19 @@ def test_killed_in_every_stage_it_ends_as_one_that_was_not(program: Program) -> 
     assert results[0]["candidates"] == results[1]["candidates"]
 
 
-def test_ctrl_c_says_how_to_go_on(program: Program) -> None:
-    home = program.folder / "multirun/c"
-    running = _start(program)
-    eventually(lambda: list(home.glob(f"heal-*/0/{CHECKPOINT}")), "a checkpoint of the healing")
-    signal_process(running.process.pid, signal.SIGINT)
-    assert running.wait() == INTERRUPTED, running.said()
-    said = running.said()
+def _healed(home: Path) -> int:
+    """When the healing's checkpoint was written; 0 before there is one."""
+    times = [path.stat().st_mtime_ns for path in home.glob(f"heal-*/0/{CHECKPOINT}")]
+    return max(times, default=0)
+
+
+def _says_how_to_go_on(said: str) -> None:
     assert "Traceback" not in said
     [command] = [line for line in said.splitlines() if line.startswith("Stopped. To go on: ")]
     assert command.startswith("Stopped. To go on: python -m sweep.compress teacher=random_bert")
     assert command.endswith("study=c")
     assert "candidate=" not in command
     assert "-m " not in command.partition("sweep.compress")[2]
-    running = _start(program)
-    assert running.wait() == 0, running.said()
-    assert (home / "model/config.json").is_file()
 
 
 def test_a_full_disk_is_one_message_and_nothing_is_lost(program: Program) -> None:
