@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -19,9 +20,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import hydra._internal.utils
 import torch
 
+# Libraries and tests are no garbage: Python need not look for any while it loads them, nor through
+# them in each test after.
+gc.disable()
+
 if "coverage" in sys.modules:
     # Hydra takes what measures it for a debugger, to which it shows exceptions instead of messages.
     hydra._internal.utils.is_under_debugger = lambda: False
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
