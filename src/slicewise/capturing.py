@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -100,9 +101,29 @@ def why_update_outside(optimizer: Optimizer) -> str | None:
 
 
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """All numbers that an optimizer goes by, but for the learning rate: that a graph reads anew."""
+    """All numbers that an optimizer goes by, but for the learning rate: that a graph reads anew,
+    where it lay when the graph was recorded.
+
+    Example:
+        >>> import torch
+        >>> group = {"params": [torch.nn.Parameter(torch.ones(2))], "lr": torch.tensor(0.1)}
+        >>> optimizer = torch.optim.SGD([group], foreach=True)
+        >>> before = settings_of(optimizer)
+        >>> _ = optimizer.param_groups[0]["lr"].fill_(0.2)
+        >>> settings_of(optimizer) == before
+        True
+        >>> optimizer.param_groups[0]["lr"] = 0.2  # A graph would not see it.
+        >>> settings_of(optimizer) == before
+        False
+    """
+
+    def settled(key: str, value: Any) -> Any:
+        if key != "lr":
+            return value
+        return value.data_ptr() if isinstance(value, Tensor) else None
+
     return [
-        {key: value for key, value in group.items() if key not in ("params", "lr")}
+        {key: settled(key, value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
 

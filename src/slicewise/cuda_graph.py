@@ -6,10 +6,11 @@ graph launches all of them at once, with the same results.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -51,9 +52,9 @@ class Captured:
     A graph draws random numbers from the seed that is set when it runs, as the function would.
 
     What matrix products have as their workspace on a stream is torch's until somebody has it freed,
-    as Lightning does before and after each run, and a graph would go on writing there. So nothing
-    runs on the stream of a recording before it: then the workspace is made in the recording, and
-    lies in memory that is the graph's.
+    as Lightning does before and after each run, and a graph would go on writing there. So torch
+    knows of none when a recording begins, nor after it of the one that was made there: that lies in
+    memory which is the graph's, and which nobody else is given (`_undisturbed`).
 
     Args:
         function: Takes tensors on one device, or None in their place, and returns tensors;
@@ -114,18 +115,29 @@ class Captured:
     def _record(self, *arguments: Tensor | None) -> _Graph | None:
         if self._stream is None:
             self._stream = own_stream(self)
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        device, current = torch.cuda.current_device(), torch.cuda.current_stream()
+        generator = torch.cuda.default_generators[device]
         before = generator.clone_state()
+        # A name for the graph's own memory, by which a recording that fails can be ended.
+        pool = torch.cuda.graph_pool_handle()
         # What is made in inference mode, as in a validation, could not be written to outside it.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _undisturbed():
             inputs = tuple(None if a is None else a.detach().clone() for a in arguments)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph, stream=self._stream):
+                # The outer one, as torch goes on with the recording's stream where that fails.
+                with (
+                    torch.cuda.stream(current),
+                    torch.cuda.graph(graph, pool=pool, stream=self._stream),
+                ):
                     outputs = self.function(*inputs)
             except RuntimeError as error:
-                # PyTorch leaves the generator waiting for the rest of the recording.
+                # PyTorch leaves the generator waiting for the rest of the recording, and 2.11 the
+                # allocator (https://github.com/pytorch/pytorch/pull/180395), which would hold back
+                # whatever several streams have used, and might serve the next graph from this pool.
                 generator.graphsafe_set_state(before)
+                with contextlib.suppress(RuntimeError):
+                    torch._C._cuda_endAllocateToPool(device, pool)
                 self._refused = True
                 # Where the function failed; what ends the recording only says that it did.
                 cause = error.__context__ or error
@@ -134,16 +146,34 @@ class Captured:
         return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """For a recording: what others have is no part of it, and what it has is no part of others.
+
+    Of each stream torch keeps one workspace for matrix products. Were it there before, a graph
+    would write to memory that is not its own, and what another graph had left there is freed with
+    that one (https://github.com/pytorch/pytorch/issues/193402). Torch's own graphs of compiled code
+    have them freed likewise (`torch._inductor.cudagraph_trees.clear_cublas_manager`).
+
+    Nor may Python look for garbage: a graph that is no longer needed, as of a fit that was pruned,
+    must not end while another is recorded (https://github.com/pytorch/pytorch/pull/161037).
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+        if collected:
+            gc.enable()
+
+
 def own_stream(owner: object) -> torch.cuda.Stream:
     """A CUDA stream that nobody else has as long as its owner lives.
 
-    The end of a graph frees what matrix products have as their workspace on the stream that it was
-    recorded on, and other graphs of that stream would go on reading it
-    (https://github.com/pytorch/pytorch/issues/193402). Torch itself records all of them on one
-    stream unless told, and hands out the others again and again.
-
-    Raises:
-        RuntimeError: All streams are somebody's.
+    Torch itself hands out the same ones again and again, and what shares a stream waits for each
+    other. So do those who come when all streams are somebody's: they share.
     """
     stream = _free_stream()
     if stream is None:
@@ -154,7 +184,7 @@ def own_stream(owner: object) -> torch.cuda.Stream:
         _owned.add(stream.cuda_stream)
         weakref.finalize(owner, _owned.discard, stream.cuda_stream)
         return stream
-    raise RuntimeError(f"all {len(_owned)} CUDA streams are taken by graphs")
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def _warm_up_stream() -> torch.cuda.Stream:

@@ -137,6 +137,9 @@ class ManualDistiller(Distiller):
             loss = torch.compile(loss)
         if self.capture:
             step = Captured(step, "the training step")
+            if self.device.type == "cuda" and self._teachers_stream is None:
+                # Not in a recording: looking for one may end the graphs of fits that are over.
+                self._teachers_stream = own_stream(self)
         self._parts = _Parts(teacher, student, loss, step)
 
     def on_validation_start(self) -> None:
@@ -264,10 +267,8 @@ class ManualDistiller(Distiller):
         """Starts the teacher; what is returned waits for the target."""
         assert self._parts is not None
         teacher = self._parts.teacher
-        # In recordings alone (see `Captured`): elsewhere it is launching that takes the time.
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            if self._teachers_stream is None:
-                self._teachers_stream = own_stream(self)
+        # In recordings alone: elsewhere it is launching that takes the time.
+        if self._teachers_stream is not None and torch.cuda.is_current_stream_capturing():
             return on_side_stream(self._teachers_stream, lambda *b: (teacher(*b),), *batch)
         target_BTH = teacher(*batch)
         return lambda: (target_BTH,)
