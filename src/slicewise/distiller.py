@@ -193,6 +193,10 @@ class Distiller(LightningModule):
             shown = name == "valid_l1"
             self.log(name, loss, prog_bar=shown, sync_dist=several, batch_size=1)
 
+    def let_go(self) -> None:
+        """Gives up what only a fit that goes on needs; for one that was broken off, of which
+        Lightning tells callbacks alone."""
+
     def _validate(self, batch: Batch) -> None:
         """Takes the losses of one validation batch into those of the validation."""
         inputs = (batch.hidden_states, batch.attention_mask, self.targets(batch))

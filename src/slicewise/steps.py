@@ -163,6 +163,10 @@ class ManualDistiller(Distiller):
     def teardown(self, stage: str) -> None:
         self._evaluate = self._losses_of
 
+    def let_go(self) -> None:
+        # Else Python's search for garbage finds the graphs, whenever it comes to it.
+        self._parts, self._evaluate = None, self._losses_of
+
     def validation_step(self, batch: tuple[BatchIndex, ...], batch_idx: int) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for index in batch:

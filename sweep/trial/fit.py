@@ -142,6 +142,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
             # The fit ended between two validations, or has gone back to the best of them.
             trainer.validate(distiller, datamodule=data, verbose=False)
     finally:
+        distiller.let_go()
         record.steps = trainer.global_step
         record.take_metrics(final.metrics)
     if record.valid_l1 is None or not math.isfinite(record.valid_l1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import gc
 import itertools
 import json
 import logging
@@ -12,6 +13,7 @@ import pickle
 import random
 import threading
 import warnings
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 from optuna.trial import Trial, TrialState
 
+from slicewise.cuda_graph import Captured
 from sweep import application
 from sweep.console import INTERRUPTED
 from sweep.resolvers import register_resolvers
@@ -524,3 +527,26 @@ def test_a_fit_that_begins_replaces_the_file(tmp_path: Path) -> None:
     _write_rows(tmp_path, 1, 3)
     _write_rows(tmp_path, 2)
     assert _rows(tmp_path) == [(2, 0.2)]
+
+
+def test_a_fit_that_is_broken_off_keeps_no_graph(
+    fit: NewFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts know each other: they would be there until Python looks for garbage, be it in the
+    middle of another fit's recording. On a CPU a graph is the function itself."""
+    monkeypatch.setattr("slicewise.steps.why_not_captured", lambda facts: None)
+    made: list[weakref.ref[Captured]] = []
+
+    def new(*arguments: Any, **named: Any) -> Captured:
+        captured = Captured(*arguments, **named)
+        made.append(weakref.ref(captured))
+        return captured
+
+    monkeypatch.setattr("slicewise.steps.Captured", new)
+    gc.disable()
+    try:
+        fit("stops").run_until_stopped("steps.at_once=2", STOP % 7)
+        assert len(made) == 2, "of a step, and of a validation's batch"
+        assert [captured() for captured in made] == [None, None]
+    finally:
+        gc.enable()
