@@ -54,11 +54,26 @@ def attempt(task: Task, active: ActiveTrial, fit: Callable[[Attempt], tuple[floa
     try:
         outcome = Outcome(End.COMPLETE, values=fit(trial))
     except (Exception, SystemExit) as error:
+        if (ending := _interrupted_by(error)) is not None:
+            raise ending from None
         outcome = _outcome_of(error, active)
     # What the objective was told, where it was: the result has been saved since.
     trial.record.take_outcome(outcome, trial.record.seconds or trial.seconds)
     trial.trackers.conclude(trial.record, outcome)
     return Share(outcome, trial.record)
+
+
+def _interrupted_by(error: BaseException) -> BaseException | None:
+    """What was on its way through the trial, where clearing up for it failed with an error.
+
+    Lightning takes the weights off the GPU whatever ends a fit, which fails on a GPU that refuses
+    all work. A trial that ends with its process has not failed.
+    """
+    context = error.__context__ if isinstance(error, Exception) else None
+    while isinstance(context, Exception):
+        context = context.__context__
+    # What Python ends generators with, and what asks to exit, is no end of the trial from outside.
+    return None if isinstance(context, (GeneratorExit, SystemExit)) else context
 
 
 def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:

@@ -94,6 +94,13 @@ class BreakGpu(Callback):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
 
 
+class FailToEnd(Callback):
+    """Whatever a fit is broken off with, clearing up fails, as on a GPU that refuses all work."""
+
+    def on_exception(self, *_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 class Raise(Callback):
     """One of the trials raises something in its second step."""
 

@@ -250,6 +250,16 @@ def test_killed_or_stopped_at_any_step_and_continued_they_end_as_they_would_alon
     assert [fit.outcome() for fit in begun] == alone
 
 
+def test_one_that_ends_with_its_process_has_not_failed(fits: Callable[[str], Fit]) -> None:
+    """Not even where clearing up for it fails too."""
+    victim, other = fits("ends-the-process"), fits("ends-with-it")
+    broken = "+callbacks.broken={_target_: tests.sweep.faults.FailToEnd}"
+    courses = [(other, (*RECIPES[0], broken)), (victim, (*RECIPES[1], DIE % 3))]
+    with pytest.raises(faults.Death):
+        run_beside(courses, 2)
+    assert not (other.directory / "trial.json").exists()
+
+
 # Steps that are captured: 32 at once, and validations between them.
 ON_A_GPU = (
     *("trainer.accelerator=gpu", "data.train_batches=128", "trainer.val_check_interval=0.5"),
