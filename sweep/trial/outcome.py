@@ -140,10 +140,18 @@ _EXCEPTIONS: dict[End, type[Exception]] = {
 }
 
 
+_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine, or a GPU, has no memory left."""
-    # torch's error by its name: see above.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # torch's error by its name: see above. That is what its allocator raises; what CUDA itself
+    # takes, for a graph say, or the library of matrix products, is refused in their own words.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY))
+    )
 
 
 def reason_of(error: BaseException) -> str:
