@@ -17,6 +17,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from torch import nn
 
 from slicewise.averaging import WeightAverage
@@ -251,7 +252,8 @@ def best_weights(trainer: lightning.Trainer) -> ModelCheckpoint | None:
 def check_course(
     settings: FitSettings, trainer: lightning.Trainer, data: HiddenStatesDataModule
 ) -> None:
-    """Refuses a fit that would have no validation, or a schedule without an end.
+    """Refuses a fit that would have no validation, or a schedule without an end, or whose student
+    would be of another precision than what it learns from.
 
     Raises:
         ArgumentError: With the setting that makes it so.
@@ -277,6 +279,12 @@ def check_course(
     ):
         if isinstance(value, (int, float)) and value <= 0:
             raise ArgumentError(f"trainer.{key}", value, allowed)
+    if isinstance(trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
+        raise ArgumentError(
+            "trainer.precision",
+            str(trainer.precision),
+            "32-true, bf16-mixed or 16-mixed: weights and hidden states are of 32 bits",
+        )
     clip = trainer.gradient_clip_val
     if clip is not None and not clip >= 0:
         raise ArgumentError("trainer.gradient_clip_val", clip, "at least 0, or null")

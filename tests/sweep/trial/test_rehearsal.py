@@ -43,6 +43,8 @@ SHARED = [
     (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0: allowed: at least"),
     (["trainer.accumulate_grad_batches=-3"], "trainer.accumulate_grad_batches=-3: allowed: at le"),
     (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val=-1: allowed: at least 0, or"),
+    (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: allowed: 32-true, bf16-mixed"),
+    (["trainer.precision=64-true"], "trainer.precision=64-true: allowed: 32-true, bf16-mixed"),
     (["+callbacks.x={}"], "callbacks.x={}: allowed: a map that says by _target_ what it is"),
     (["+callbacks.x=7"], "callbacks.x=7: allowed: a map that says by _target_ what it is"),
     (["+callbacks.x=null"], "callbacks.x=null: allowed: a map that says by _target_ what it is"),
