@@ -177,14 +177,10 @@ def own_stream(owner: object) -> torch.cuda.Stream:
     """
     stream = _free_stream()
     if stream is None:
-        # Owners that are gone may be known to each other.
-        gc.collect()
-        stream = _free_stream()
-    if stream is not None:
-        _owned.add(stream.cuda_stream)
-        weakref.finalize(owner, _owned.discard, stream.cuda_stream)
-        return stream
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    _owned.add(stream.cuda_stream)
+    weakref.finalize(owner, _owned.discard, stream.cuda_stream)
+    return stream
 
 
 def _warm_up_stream() -> torch.cuda.Stream:

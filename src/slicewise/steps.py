@@ -137,9 +137,6 @@ class ManualDistiller(Distiller):
             loss = torch.compile(loss)
         if self.capture:
             step = Captured(step, "the training step")
-            if self.device.type == "cuda" and self._teachers_stream is None:
-                # Not in a recording: looking for one may end the graphs of fits that are over.
-                self._teachers_stream = own_stream(self)
         self._parts = _Parts(teacher, student, loss, step)
 
     def on_validation_start(self) -> None:
@@ -271,8 +268,10 @@ class ManualDistiller(Distiller):
         """Starts the teacher; what is returned waits for the target."""
         assert self._parts is not None
         teacher = self._parts.teacher
-        # In recordings alone: elsewhere it is launching that takes the time.
-        if self._teachers_stream is not None and torch.cuda.is_current_stream_capturing():
+        # In recordings alone (see `Captured`): elsewhere it is launching that takes the time.
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if self._teachers_stream is None:
+                self._teachers_stream = own_stream(self)
             return on_side_stream(self._teachers_stream, lambda *b: (teacher(*b),), *batch)
         target_BTH = teacher(*batch)
         return lambda: (target_BTH,)
@@ -397,8 +396,8 @@ def new_distiller(
 class _KeepsMemory(CUDAAccelerator):
     """Lightning's, but for that it leaves the memory of the GPU as it is before and after a run.
 
-    It would give back all that torch keeps, and the workspaces of matrix products with it, also
-    those that graphs of fits beside this one read and write (`slicewise.cuda_graph.Captured`).
+    It would give back all that torch keeps, which waits for the whole GPU, and the workspaces of
+    matrix products with it: fits beside this one, and the next trial, would have to take them anew.
     """
 
     def setup(self, trainer: lightning.Trainer) -> None:
