@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -67,6 +70,83 @@ def test_what_waits_for_the_device_goes_on_as_it_is(caplog: pytest.LogCaptureFix
     assert torch.randn(3, device="cuda").add(1).isfinite().all()
 
 
+def _waits(x: Tensor) -> tuple[Tensor, ...]:
+    return (x * x.sum().item(),)
+
+
+def _asks_for_too_much(x: Tensor) -> tuple[Tensor, ...]:
+    y = x * 2
+    if torch.cuda.is_current_stream_capturing():
+        torch.empty(2**45, device="cuda")
+    return (y,)
+
+
+@pytest.mark.parametrize("function", [_waits, _asks_for_too_much])
+def test_a_recording_that_fails_leaves_everything_as_it_was(
+    function: Callable[..., tuple[Tensor, ...]],
+) -> None:
+    stream, fails = torch.cuda.current_stream(), Captured(function, "what fails", warm_up=1)
+    x = torch.ones(2, device="cuda")
+    for _ in range(3):
+        assert fails(x)[0].tolist() == [2.0, 2.0]
+        assert torch.cuda.current_stream() == stream
+    assert not fails._graphs
+    # What several streams have used is used again.
+    torch.cuda.empty_cache()
+    used = torch.empty(2**22, device="cuda")
+    place = used.data_ptr()
+    used.record_stream(torch.cuda.Stream())
+    del used
+    torch.cuda.synchronize()
+    assert torch.empty(2**22, device="cuda").data_ptr() == place
+    # What is recorded next has the numbers of its seed.
+    later = Captured(lambda x: (F.dropout(x, 0.5),), "what is recorded next", warm_up=1)
+    x = torch.ones(64, 64, device="cuda")
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = F.dropout(x, 0.5)
+        torch.manual_seed(seed)
+        assert torch.equal(later(x)[0], expected)
+    assert len(later._graphs) == 1
+
+
+def test_python_looks_for_no_garbage_in_a_recording() -> None:
+    """What it found might be a graph, which must not end there."""
+    x = torch.ones(2, device="cuda")
+
+    def tangled() -> weakref.ref[Captured]:
+        captured = Captured(_double, "what goes", warm_up=1)
+        for _ in range(2):
+            captured(x)
+        assert len(captured._graphs) == 1
+        captured.function = functools.partial(_double, captured)
+        return weakref.ref(captured)
+
+    def littering(x: Tensor) -> tuple[Tensor, ...]:
+        if torch.cuda.is_current_stream_capturing():
+            gc.set_threshold(1, 1, 1)
+            assert len([[n] for n in range(100)]) == 100
+            gc.set_threshold(10**9)
+        return (x * 2,)
+
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(10**9)
+    try:
+        goes = tangled()
+        captured = Captured(littering, "what stays", warm_up=1)
+        for _ in range(3):
+            assert captured(x)[0].tolist() == [2.0, 2.0]
+        assert len(captured._graphs) == 1
+        assert goes() is not None
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert goes() is None
+    assert captured(x)[0].tolist() == [2.0, 2.0]
+
+
 def test_a_graph_made_in_inference_mode_serves_outside_it() -> None:
     captured = Captured(_double, "doubling")
     with torch.inference_mode():
@@ -119,7 +199,8 @@ def test_a_graph_outlives_others() -> None:
         torch.testing.assert_close(stays(x)[0], expected, rtol=0, atol=0)
 
 
-def test_a_graph_keeps_the_workspace_that_it_was_recorded_with() -> None:
+@pytest.mark.parametrize("one_stream", [False, True])
+def test_a_graph_keeps_the_workspace_that_it_was_recorded_with(one_stream: bool) -> None:
     """Lightning has all workspaces freed before and after each run, of this fit or another.
 
     Products of few rows and columns over many tokens, as weights' gradients are, are split among
@@ -137,8 +218,13 @@ def test_a_graph_keeps_the_workspace_that_it_was_recorded_with() -> None:
     expected = [result.clone() for result in learn(x_NH)]
     captured = [Captured(learn, f"gradients {number}") for number in range(4)]
     for learn_captured in captured:
+        if one_stream:
+            learn_captured._stream = captured[0]._stream
         for _ in range(5):
             learn_captured(x_NH)
+        assert len(learn_captured._graphs) == 1
+    # What it leaves on its stream is nobody's.
+    del captured[0], learn_captured
     for _ in range(3):
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
@@ -162,3 +248,13 @@ def test_streams_are_their_owners_own() -> None:
     gc.collect()
     more = [Owner() for _ in range(40)]
     assert len({own_stream(owner).cuda_stream for owner in more}) == 40
+
+
+def test_more_graphs_than_streams_share_them() -> None:
+    """As those of eight trials with teachers of their own, each compared on eight batches."""
+    captured = [Captured(_double, "doubling", warm_up=1) for _ in range(80)]
+    for number in range(3):
+        for one in captured:
+            x = torch.full((2,), float(number), device="cuda")
+            assert one(x)[0].tolist() == [2.0 * number] * 2
+    assert all(len(one._graphs) == 1 for one in captured)
