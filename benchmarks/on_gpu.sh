@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What only a GPU can show, in under five minutes: benchmarks/on_gpu.sh [FOLDER]
 #
-# Whole sweeps against the article's loop, trials side by side, the tests that need a GPU, fits that
-# once failed on one, the start. A log for each in FOLDER, with the tables that the benchmarks made, and a short table last.
+# The tests of graphs and of trials side by side, whole sweeps against the article's loop, trials side
+# by side, the other tests that need a GPU, fits that once failed on one, the start. A log for each in
+# FOLDER, with the tables that the benchmarks made, and a short table last.
 # SECONDS_EACH=240 bounds each; Ctrl-C ends the one that runs and goes on to the table. Where packages
 # cannot be downloaded, put wheels of what pyproject.toml names (but torch, transformers and
 # pytorch-lightning) into wheels/ first.
@@ -45,7 +46,7 @@ said() {
     local log="$folder/$1.log"
     case $1 in
     sweeps | beside | start) grep -E '^\| |seconds|typed' "$log" | grep -v -- '---' | head -n 3 | tail -n 1 ;;
-    tests) tail -n 1 "$log" ;;
+    graphs | tests) tail -n 1 "$log" ;;
     *) grep -E 'valid_l1|cosine|Error|nan|CUDA graph|kernel by kernel' "$log" | tail -n 1 ;;
     esac | cut -c1-150
 }
@@ -71,15 +72,26 @@ else
     teacher=(experiment=article teacher=random_bert data.batch_size=32 data.seq_length=128
         data.train_batches=500 trainer.max_epochs=1)
     # Those alone: others want packages that may not be there.
-    mapfile -t chosen < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+    mapfile -t chosen < <(grep -rl --include='test_*.py' 'mark\.gpu' tests |
+        grep -v -e test_cuda_graph -e test_side_by_side)
     chosen=(-m gpu "${chosen[@]}")
 fi
 
+# First, and in a process of their own: after an illegal access a process can do no more on its GPU.
+graphs=(tests/slicewise/test_cuda_graph.py tests/sweep/workers/test_side_by_side.py)
+
+pytest() {
+    local name=$1
+    shift
+    run "$name" "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" \
+        -c "$root/pyproject.toml" "${@/#tests/$root/tests}"
+}
+
 cd "$root" || exit
+pytest graphs -m gpu "${graphs[@]}"
 run sweeps "$python" "$root/benchmarks/sweeps.py" "${many[@]}"
 run beside "$python" "$root/benchmarks/side_by_side.py" "${beside[@]}"
-run tests "$python" -m pytest -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" \
-    "${chosen[@]/#tests/$root/tests}"
+pytest tests "${chosen[@]}"
 study text "${teacher[@]}" data=text optimizer.lr=1e-3
 # The same without graphs: its losses must be the same to the last digit.
 study text_off "${teacher[@]}" data=text optimizer.lr=1e-3 steps.capture=off

@@ -311,7 +311,11 @@ class SideBySide:
 
         from slicewise.cuda_graph import own_stream
 
-        return [own_stream(self) for _ in range(number)] if torch.cuda.is_available() else []
+        if not torch.cuda.is_available():
+            return []
+        # Before the first turn: whoever begins while CUDA has not has no stream to come back to.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        return [own_stream(self) for _ in range(number)]
 
     def _free_place(self) -> int:
         taken = {running.claimed.place for running in self._running}
