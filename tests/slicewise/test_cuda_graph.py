@@ -237,6 +237,31 @@ def test_a_graph_keeps_the_workspace_that_it_was_recorded_with(one_stream: bool)
         del taken
 
 
+def test_a_graph_may_end_while_it_runs() -> None:
+    """As where a fit is over, whose last steps are still under way."""
+
+    def products(x: Tensor) -> tuple[Tensor, ...]:
+        for _ in range(200):
+            x = F.dropout(x @ weight, 0.1)
+        return (x,)
+
+    weight = torch.randn(2048, 2048, device="cuda", dtype=torch.bfloat16) / 2048**0.5
+    x = torch.randn(2048, 2048, device="cuda", dtype=torch.bfloat16)
+    torch.manual_seed(1)
+    expected = products(x)[0]
+    for _ in range(3):
+        goes = Captured(products, "what goes", warm_up=1)
+        goes(x)
+        torch.manual_seed(1)
+        result = goes(x)[0].clone()
+        assert len(goes._graphs) == 1
+        del goes
+        taken = torch.full((2**28,), torch.nan, device="cuda")
+        assert torch.equal(result, expected)
+        assert taken.isnan().all()
+        del taken
+
+
 def test_streams_are_their_owners_own() -> None:
     class Owner:
         pass
