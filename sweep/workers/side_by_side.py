@@ -303,6 +303,8 @@ class SideBySide:
             if outcome is not None and isinstance(outcome.error, Crowded):
                 self._most = max(1, together // 2)
                 log.warning("Out of memory: %d trials side by side from here on", self._most)
+        if self._on_gpu and len(self._running) < together:
+            _give_back_memory()
 
     def _new_streams(self, number: int) -> list[Any]:
         """One for each place; none where torch finds no GPU."""
@@ -335,6 +337,14 @@ def _current(stream: Any) -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
         torch.cuda.synchronize()
+
+
+def _give_back_memory() -> None:
+    """What torch keeps of a trial that has ended, its graphs' above all, would pass for used: there
+    would seem to be no room for another one."""
+    import torch
+
+    torch.cuda.empty_cache()
 
 
 def _free_bytes(on_gpu: bool) -> int:
