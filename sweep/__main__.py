@@ -17,6 +17,7 @@ from sweep.console import exit_code_of
 from sweep.devices import started_by_torchrun
 from sweep.passwords import take_passwords
 from sweep.resolvers import register_resolvers
+from sweep.streams import settle_streams
 from sweep.trust import trusted_targets
 
 
@@ -46,6 +47,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    settle_streams()
     # Python would look for garbage in all that is loaded before it ends: a second.
     atexit.register(gc.freeze)
     start_worker_ahead(sys.argv[1:])

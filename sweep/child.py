@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any
 
+from sweep.streams import settle_streams
+
 # What it imports it finds where its parent would, from the first import on.
 _PROGRAM = (
     "import pickle, sys; start = open({start}, 'rb'); sys.path[:] = pickle.load(start); "
@@ -29,8 +31,12 @@ _PROGRAM = (
 )
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
-# Variables, by how they begin, that are read when Python starts or a library is loaded.
-_READ_EARLY = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_NUM_", "TORCH", "PYTORCH", "HF_")
+# Variables that nothing reads before it is used; and two that scikit-learn sets wherever it is
+# loaded, by Optuna for one. Any other may be read when Python starts, or a library is loaded.
+_READ_LATE = {
+    *("CUDA_VISIBLE_DEVICES", "HYDRA_FULL_ERROR", "PGPASSWORD"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+}
 
 
 class ChildProcess:
@@ -46,6 +52,8 @@ class ChildProcess:
             `Connection`, when the process has started.
         arguments: Anything that can be pickled.
         environment: Variables to set, besides those of this process.
+        from_scratch: Whether it must not have loaded anything before: what `main` does first may
+            decide what libraries find.
     """
 
     def __init__(
@@ -53,8 +61,11 @@ class ChildProcess:
         main: Callable[..., None],
         arguments: tuple[Any, ...] = (),
         environment: Mapping[str, str] | None = None,
+        from_scratch: bool = False,
     ) -> None:
         variables = {**os.environ, **(environment or {})}
+        if from_scratch:
+            dismiss_ahead()
         ahead = _take_ahead(_name_of(main), variables)
         if ahead is None:
             self._process, self._pipe = _started(main, arguments, variables, _name_of(main))
@@ -196,11 +207,21 @@ def start_ahead(name: str, load: Callable[[], Iterable[None]]) -> None:
             any two of its values, and is left where it is once the process is needed.
     """
     global _ahead
-    orders = tempfile.TemporaryFile()  # noqa: SIM115 - open until it is told.
     variables = dict(os.environ)
-    arguments = (load, orders.fileno())
-    process, pipe = _started(_work_ahead, arguments, variables, name, orders.fileno())
-    _ahead = _Ahead(name, process, pipe, orders, variables)
+    # Where there is no more room, for processes or files, whoever cannot do without will say so.
+    with contextlib.suppress(OSError):
+        orders = tempfile.TemporaryFile()  # noqa: SIM115 - open until it is told.
+        arguments = (load, orders.fileno())
+        process, pipe = _started(_work_ahead, arguments, variables, name, orders.fileno())
+        _ahead = _Ahead(name, process, pipe, orders, variables)
+
+
+def dismiss_ahead() -> None:
+    """Ends the process that was started ahead, if there is one: nobody will need it."""
+    global _ahead
+    if _ahead is not None:
+        _ahead.dismiss()
+        _ahead = None
 
 
 def _take_ahead(name: str, variables: Mapping[str, str]) -> _Ahead | None:
@@ -210,8 +231,7 @@ def _take_ahead(name: str, variables: Mapping[str, str]) -> _Ahead | None:
     if ahead is None:
         return None
     differing = {v for v, _ in ahead.variables.items() ^ variables.items()}
-    is_same = ahead.name == name and not any(v.startswith(_READ_EARLY) for v in differing)
-    if is_same and ahead.process.poll() is None:
+    if ahead.name == name and differing <= _READ_LATE and ahead.process.poll() is None:
         return ahead
     ahead.dismiss()
     return None
@@ -304,6 +324,7 @@ def _open_pidfd(pid: int) -> int | None:
 
 def _run(start: IO[bytes], pipe: int) -> None:
     """What a child does."""
+    settle_streams()
     with start:
         _end_with(pickle.load(start))
         # Whatever the parent does about SIGINT, which a child would inherit.

@@ -25,6 +25,7 @@ from sweep.compress import application as compress
 from sweep.console import exit_code_of
 from sweep.overrides import override_text
 from sweep.resolvers import register_resolvers
+from sweep.streams import settle_streams
 from sweep.trial.application_record import ApplicationRecord, read_record
 from sweep.trial.record import RECORD_NAME, TrialRecord, record_files
 from sweep.trial.repeat import repeat
@@ -318,6 +319,7 @@ def _changes(before: Record, after: Record) -> list[str]:
 
 
 if __name__ == "__main__":
+    settle_streams()
     # Python would look for garbage in all that is loaded before it ends: a second.
     atexit.register(gc.freeze)
     sys.exit(main())

@@ -40,7 +40,8 @@ def stop_on_signals(stop: threading.Event, where: str = "at the next batch") -> 
         received[number] = time.monotonic()
         stop.set()
         # print() must not be entered where the signal may have interrupted it.
-        os.write(1, f"\nStopping {where} ...\n".encode())
+        with contextlib.suppress(OSError):  # Nobody reads it.
+            os.write(1, f"\nStopping {where} ...\n".encode())
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

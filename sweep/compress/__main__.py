@@ -20,6 +20,7 @@ from sweep.devices import started_by_torchrun
 from sweep.overrides import override_text
 from sweep.passwords import take_passwords
 from sweep.resolvers import register_resolvers
+from sweep.streams import settle_streams
 
 # Hydra's options that say where configurations lie; all others show something, and run nothing.
 _PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
@@ -102,6 +103,7 @@ def _named(study: str) -> str:
 
 
 if __name__ == "__main__":
+    settle_streams()
     # Python would look for garbage in all that is loaded before it ends: a second.
     atexit.register(gc.freeze)
     sys.exit(main())

@@ -7,6 +7,7 @@ until one sends something or ends.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import io
@@ -175,6 +176,8 @@ class _Job:
         overrides: Those that make it different.
         directory: Where Hydra puts what it writes.
         payload: What its process needs, pickled.
+        sets_variables: Whether it sets environment variables, which libraries read when they are
+            loaded.
         deaths: How many of its processes have died.
     """
 
@@ -182,6 +185,7 @@ class _Job:
     overrides: list[str]
     directory: Path
     payload: bytes
+    sets_variables: bool
     deaths: int = 0
 
 
@@ -304,13 +308,15 @@ class _Jobs:
                 f"job #{number} cannot be sent to another process: {error}; "
                 "hydra/launcher=basic runs it in this one"
             ) from error
-        return _Job(number, overrides, directory, payload)
+        return _Job(number, overrides, directory, payload, bool(config.hydra.job.env_set))
 
     def _start(self, job: _Job, slot: int) -> None:
         # With one process the terminal is its own; several would write over each other.
         output = job.directory / OUTPUT_NAME if len(self._environments) > 1 else None
         arguments = (self._preparation, job.payload, output)
-        process = ChildProcess(_run_in_process, arguments, self._environments[slot])
+        process = ChildProcess(
+            _run_in_process, arguments, self._environments[slot], from_scratch=job.sets_variables
+        )
         self._running.append(_JobProcess(job, slot, process))
 
     def _wait(self, seconds: float | None) -> list[_JobProcess]:
@@ -399,7 +405,7 @@ def _run_in_process(
 ) -> None:
     """What the process of a job does: runs it, and sends what it returned."""
     _import_application(preparation)
-    pipe.send(_BEGUN)
+    _tell(pipe, _BEGUN)
     result: JobReturn | _Escaped
     try:
         let_interrupts_through()
@@ -422,9 +428,15 @@ def _run_in_process(
             error.add_note("".join(traceback.format_exception(error)))
     # The job is over; an interrupt now could only cut its result in half.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe.send(_dumped(result))
+    _tell(pipe, _dumped(result))
     # Python would look for garbage in all that torch has loaded before it ends: a second.
     gc.freeze()
+
+
+def _tell(pipe: Connection, message: bytes) -> None:
+    # Where whoever launched has been killed, this process is told to end by other means.
+    with contextlib.suppress(OSError):
+        pipe.send(message)
 
 
 def _import_application(preparation: dict[str, Any]) -> None:

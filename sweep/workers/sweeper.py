@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.waiting import waiting_for
 from sweep.any_application import FORCED, AnyApplication
+from sweep.child import dismiss_ahead
 from sweep.command_line import command_of_study, speak_for, study_override
 from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
@@ -206,6 +207,9 @@ def sweep(
     rule.check(space, len(directions))
     devices = 1 if application is not None else Placement.of(config).devices
     workers = _number_of_workers(config, n_jobs, workers_per_gpu, devices)
+    if devices > 1 or config.hydra.runtime.choices.get("hydra/launcher") != "local":
+        # Ranks are processes of their own; another launcher starts its workers itself.
+        dismiss_ahead()
     beside = settled(side_by_side, config, task_function)
     points = _given_points(enqueue, space.with_asked(config))
     sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))

@@ -13,6 +13,7 @@ import pytest
 from sweep import ahead, child
 from sweep.child import ChildProcess
 from sweep.workers import local
+from tests.sweep.conftest import Sweep
 from tests.sweep.processes import eventually, is_alive
 
 
@@ -81,3 +82,13 @@ def test_a_sweep_starts_no_other(tmp_path: Path) -> None:
     said = done.stdout.splitlines()
     assert "Study s: 2 complete." in said
     assert json.loads(said[-1].removeprefix("STARTED")) == ["sweep.workers.local._run_in_process"]
+
+
+def test_where_another_launcher_works_it_does_not_wait(sweep: Sweep) -> None:
+    """As with `debug=fast`, whose trials run in the process that was typed."""
+    ahead.start_worker_ahead(["-m"])
+    assert child._ahead is not None
+    process = child._ahead.process
+    assert sweep("-m", "study=s", "student.qkv_layers=1", "trainer.max_epochs=1") == 0
+    assert child._ahead is None
+    assert process.returncode is not None

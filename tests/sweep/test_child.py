@@ -258,7 +258,11 @@ def test_the_next_child_is_the_process_that_was_started_ahead(start: Start) -> N
 
 
 @started_ahead
-@pytest.mark.parametrize("variables", [{"OMP_NUM_THREADS": "7"}, {"PYTHONHASHSEED": "3"}])
+@pytest.mark.parametrize(
+    "variables",
+    [{"OMP_NUM_THREADS": "7"}, {"PYTHONHASHSEED": "3"}, {"OPENBLAS_NUM_THREADS": "1"}],
+    ids=str,
+)
 def test_what_reads_its_environment_early_is_started_anew(
     start: Start, variables: dict[str, str]
 ) -> None:
@@ -267,6 +271,32 @@ def test_what_reads_its_environment_early_is_started_anew(
     assert child.pid != pid
     assert not is_alive(pid)
     assert variables.items() <= receive(child)["environment"].items()
+
+
+@started_ahead
+def test_what_must_have_loaded_nothing_is_started_anew() -> None:
+    pid = ahead_of(children.describe)
+    child = ChildProcess(children.describe, from_scratch=True)
+    try:
+        assert child.pid != pid
+        assert not is_alive(pid)
+        assert not receive(child)["loaded"]
+    finally:
+        child.kill()
+        child.wait()
+
+
+@started_ahead
+def test_without_room_for_a_process_none_is_started_ahead(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as context:
+        context.setattr(child_module.subprocess, "Popen", refuse)
+        start_ahead("tests.sweep.children.describe", children.load)
+    assert not receive(start(children.describe))["loaded"]
 
 
 @started_ahead

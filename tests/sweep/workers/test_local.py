@@ -29,8 +29,10 @@ from hydra.test_utils.test_utils import TSweepRunner
 from omegaconf import DictConfig
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.child import start_ahead
 from sweep.devices import cpu_count
 from sweep.workers.local import slot_environments
+from tests.sweep import children
 from tests.sweep.processes import eventually, is_alive
 
 APP = Path(__file__).with_name("local_app.py")
@@ -107,6 +109,24 @@ def sweep(
 
 def values(jobs: list[JobReturn]) -> list[Any]:
     return [job.return_value for job in jobs]
+
+
+def what_it_finds(config: DictConfig) -> tuple[bool, str | None]:
+    """Whether something was loaded before the job, and a variable of its environment."""
+    return children._loaded, os.environ.get("OMP_NUM_THREADS")
+
+
+@pytest.mark.parametrize("threads", [None, "1"])
+def test_what_a_job_sets_is_there_before_anything_is_loaded(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, threads: str | None
+) -> None:
+    """Libraries read such variables when they are loaded: a process that has done so is no use."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    start_ahead("sweep.workers.local._run_in_process", children.load)
+    sets = [] if threads is None else [f"+hydra.job.env_set.OMP_NUM_THREADS='{threads}'"]
+    assert values(sweep(what_it_finds, "hydra.launcher.n_jobs=1", *sets)) == [
+        (threads is None, threads)
+    ]
 
 
 def attempt() -> int:
