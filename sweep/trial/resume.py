@@ -65,7 +65,8 @@ class ResumePoint(BetweenSteps):
     """Saves the state of the fit from time to time: student, optimizer, place in the data.
 
     The teacher is no part of it. A fit that resumes ends with the weights of one that never
-    stopped, to the bit.
+    stopped, to the bit, and with its rows: a checkpoint takes its place once Lightning has logged
+    the step that it was saved after, and that row is on the disk.
 
     Args:
         every_seconds: Between two checkpoints.
@@ -75,6 +76,8 @@ class ResumePoint(BetweenSteps):
         self.every_seconds = every_seconds
         self._step = 0
         self._saved = time.monotonic()
+        # A checkpoint that has not taken its place.
+        self._unfinished: Path | None = None
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -88,8 +91,31 @@ class ResumePoint(BetweenSteps):
         if agreed(lambda: time.monotonic() - self._saved >= self.every_seconds):
             self.save(trainer)
 
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        self._finish(trainer)
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._finish(trainer)
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        self._finish(trainer)
+
     def save(self, trainer: lightning.Trainer) -> None:
-        """Saves now; the old checkpoint stays until the new one is whole.
+        """Saves now; the old checkpoint stays until the new one is whole, and its step logged.
 
         Raises:
             TrialLost: The trial has been given to another worker.
@@ -99,13 +125,19 @@ class ResumePoint(BetweenSteps):
             raise TrialLost
         self._step = trainer.global_step
         path = Path(trainer.default_root_dir) / CHECKPOINT
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        trainer.save_checkpoint(unfinished, weights_only=False)
+        self._unfinished = path.with_suffix(f".{os.getpid()}")
+        trainer.save_checkpoint(self._unfinished, weights_only=False)
+        self._saved = time.monotonic()
+
+    def _finish(self, trainer: lightning.Trainer) -> None:
+        """Has the checkpoint that was saved last take its place, if it has not."""
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is None:
+            return
         # Rows past the checkpoint can be dropped; missing ones before it would stay missing.
         save_rows(trainer.loggers)
         if trainer.is_global_zero:
-            unfinished.replace(path)
-        self._saved = time.monotonic()
+            unfinished.replace(unfinished.with_name(CHECKPOINT.name))
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self._step}

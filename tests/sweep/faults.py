@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback
 
 from sweep.trial.active import ActiveTrial, active_trial
 from sweep.trial.metrics import METRICS_NAME
+from sweep.trial.metrics_file import MetricsFile
 
 TRUSTED = "tests.sweep.faults.*"
 METRICS_OF_ANOTHER = "step,valid_l1\n0,0.5\n"
@@ -56,13 +57,16 @@ class StopDuring(Callback):
 
 
 class DieDuring(Callback):
-    """The fit ends during a step, and cannot say so."""
+    """The fit ends during a step, and can neither say so nor write anything: as if killed."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step + 1 == self.step:
+            for logger in trainer.loggers:
+                assert isinstance(logger, MetricsFile)
+                logger.experiment.metrics.clear()
             raise Death
 
 

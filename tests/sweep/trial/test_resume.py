@@ -290,12 +290,13 @@ def test_a_fit_that_died_ends_as_one_that_never_did(fit: NewFit, kind: str) -> N
 
 def test_a_fit_that_dies_during_every_step_ends_as_one_that_never_did(fit: NewFit) -> None:
     whole, parts = fit("whole"), fit("parts")
-    whole.run("trainer.max_epochs=2")
+    given = ("trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    whole.run(*given)
     for step in range(2, 21):
         with pytest.raises(faults.Death):
-            parts.run("trainer.max_epochs=2", ALL_SAVES, DIE % step)
+            parts.run(*given, ALL_SAVES, DIE % step)
         assert torch.load(parts.checkpoint, weights_only=True)["global_step"] == step - 1
-    parts.run("trainer.max_epochs=2")
+    parts.run(*given)
     assert parts.outcome() == whole.outcome()
 
 
