@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -9,9 +10,10 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's own bar, in steps of training and batches of validation.
+    """Lightning's own bar, in batches of training and of validation, each of which is a step.
 
-    Where `slicewise.steps` hands over several batches as one, Lightning counts it as one.
+    Where `slicewise.steps` hands over several batches as one, Lightning counts it as one. And where
+    the number of steps ends a fit, the last epoch has only those that are left.
 
     Args:
         arguments: As Lightning's.
@@ -19,7 +21,13 @@ class StepProgressBar(RichProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        return super().total_train_batches * _train_at_once(self.trainer)
+        trainer = self.trainer
+        batches = trainer.num_training_batches * _train_at_once(trainer)
+        if trainer.max_steps == -1:
+            return batches
+        each = trainer.accumulate_grad_batches
+        before = trainer.current_epoch * math.ceil(batches / each)
+        return min(batches, (trainer.max_steps - before) * each)
 
     @property
     def total_val_batches_current_dataloader(self) -> int | float:

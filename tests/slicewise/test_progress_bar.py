@@ -30,6 +30,37 @@ class _Noted(StepProgressBar):
                 self.shown[task.description.strip()] = (task.completed, task.total)
 
 
+@pytest.mark.parametrize("max_epochs", [-1, 9])
+@pytest.mark.parametrize(("at_once", "each"), [(1, 1), (4, 1), (1, 3), (1, 5)])
+def test_where_steps_end_a_fit_the_bar_is_full(
+    new_trainer: Callable[..., Trainer],
+    new_data: Callable[..., NoiseDataModule],
+    new_student: Callable[..., ApproximateAttention],
+    tiny_teacher: TeacherSlice,
+    at_once: int,
+    each: int,
+    max_epochs: int,
+) -> None:
+    bar = _Noted()
+    # An epoch is 8 batches; with the last of them, gradients are not gathered any further.
+    an_epoch = -(-8 // each)
+    trainer = new_trainer(
+        callbacks=[bar],
+        enable_progress_bar=True,
+        max_epochs=max_epochs,
+        max_steps=an_epoch + 4 // at_once * at_once // each,
+        accumulate_grad_batches=each,
+    )
+    data = new_data(train_batches=8, valid_batches=1)
+    student: Any = new_student()
+    distiller = new_distiller(trainer, data, tiny_teacher, student, SEQ_LENGTH, at_once=at_once)
+    trainer.fit(distiller, datamodule=data)
+    left = (trainer.max_steps - an_epoch) * each
+    names = [name for name in bar.shown if name.startswith("Epoch")]
+    assert [bar.shown[name] for name in names] == [(8, 8), (left, left)][: len(names)]
+    assert len(names) == 1 + (left > 0)
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 12])
 def test_the_bar_counts_steps(
     new_trainer: Callable[..., Trainer],
