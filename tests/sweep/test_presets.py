@@ -29,6 +29,7 @@ CAPTURED = "captured"
 BETAS = "captured but for the update: its schedule changes betas"
 MUON = "captured but for the update: MuonWithAdamW is not fused"
 NOTHING = "nothing to train"
+OFF = "steps.capture=off"
 
 # Each preset of these groups, on a GPU that computes in bfloat16.
 PRESETS = {
@@ -45,6 +46,7 @@ PRESETS = {
         "tiny": CAPTURED,
     },
     "data": {"mixed": CAPTURED, "noise": CAPTURED, "text": CAPTURED, "tokens": CAPTURED},
+    "loss": dict.fromkeys(("cosine", "l1", "l1_and_cosine", "mse", "smooth_l1"), CAPTURED),
     "optimizer": {"adamw": CAPTURED, "muon": MUON},
     "scheduler": {
         "constant": CAPTURED,
@@ -58,9 +60,17 @@ PRESETS = {
         "early_stopping": CAPTURED,
         "ema": CAPTURED,
     },
+    "objective": dict.fromkeys(
+        ("l1", "l1_latency", "l1_parameters", "text_cosine"),
+        CAPTURED,
+    ),
+    "trainer": {"default": CAPTURED, "ddp": "several ranks share each step"},
+    "debug": {"fast": OFF, "overfit": "trainer.overfit_batches=1", "profile": CAPTURED},
 }
 # What stands for whatever a user brings.
 TEMPLATES = {"custom"}
+# What takes no part in a step: which weights the teacher has, where rows go, Hydra's own.
+NO_STEPS = {"teacher", "logger", "hydra"}
 SMALL_TEACHER = (
     "teacher=random_bert",
     *("teacher.hidden_size=96", "teacher.num_hidden_layers=3"),
@@ -96,7 +106,8 @@ def _way(settings: TrialSettings, folder: Path) -> str:
     student, _ = parts.new_student(settings.student, parts.load_teacher(settings.teacher))
     if not student.is_trainable:
         return NOTHING
-    assert settings.steps.capture
+    if not settings.steps.capture:
+        return OFF
     reason = why_not_captured(_facts(settings, folder))
     if reason is not None:
         return reason
@@ -119,6 +130,8 @@ def _changed_by(scheduler: object, optimizer: object) -> str | None:
 
 
 def test_every_preset_is_listed() -> None:
+    groups = {path.name for path in config_directory().iterdir() if path.is_dir()}
+    assert groups == set(PRESETS) | NO_STEPS
     for group, ways in PRESETS.items():
         there = {path.stem for path in (config_directory() / group).glob("*.yaml")}
         assert there - TEMPLATES == set(ways), group
@@ -129,7 +142,9 @@ def test_every_preset_is_listed() -> None:
     ("group", "name"), [(group, name) for group, ways in PRESETS.items() for name in ways]
 )
 def test_every_preset_takes_the_fast_way(group: str, name: str, tmp_path: Path) -> None:
-    settings = _settings(f"{group}={name}")
+    # Otherwise Hydra's folder of the job that runs.
+    folder = [f"trainer.profiler.directory={tmp_path}"] if name == "profile" else []
+    settings = _settings(f"{group}={name}", *folder)
     assert _way(settings, tmp_path) == PRESETS[group][name]
     wanted = "32-true" if name == "tiny" and group == "experiment" else "bf16-mixed"
     assert settings.trainer["precision"] == wanted
