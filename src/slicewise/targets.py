@@ -46,6 +46,8 @@ _CHECKSUM = "crc32"
 _HEADER_SIZE = 200
 # A folder that was used so recently may be in use.
 _SECONDS_IN_USE = 600.0
+# Between two marks of a folder that is in use.
+_SECONDS_TO_MARK = 60.0
 
 
 def fingerprint(teacher: nn.Module, **decisive: Any) -> str:
@@ -101,11 +103,13 @@ class TargetStore:
         self._full = False
         self._unmeasured = 0
         self._used = 0
+        self._marked = 0.0
         self.folder.mkdir(parents=True, exist_ok=True)
         self.touch()
 
     def touch(self) -> None:
         """Marks the folder as used now."""
+        self._marked = time.monotonic()
         with contextlib.suppress(OSError):
             os.utime(self.folder)
 
@@ -115,6 +119,9 @@ class TargetStore:
         The tensor is mapped into memory: processes that read the same share it.
         """
         path = self._path(index)
+        # A fit may take hours.
+        if time.monotonic() - self._marked > _SECONDS_TO_MARK:
+            self.touch()
         try:
             return _load(path)
         except FileNotFoundError:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from slicewise import targets as targets_module
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.targets import CachedTargets, TargetStore, fingerprint
 from slicewise.teacher import TeacherSlice, random_bert
@@ -177,6 +178,18 @@ def test_what_is_in_use_stays_and_the_rest_is_computed(tmp_path: Path) -> None:
     assert stores[0].read(FIRST) is not None
     targets = CachedTargets(lambda batch: _big(1), stores[1])
     assert torch.equal(targets(Batch(_big(0), origin=FIRST)), _big(1))
+
+
+def test_what_a_long_fit_reads_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading leaves no trace on a folder by itself."""
+    size = 64**3 * 4
+    stores = [TargetStore(tmp_path, name, limit=int(1.5 * size)) for name in "ab"]
+    assert stores[0].write(FIRST, _big(0))
+    _age(stores[0], 3600)
+    monkeypatch.setattr(targets_module, "_SECONDS_TO_MARK", 0)
+    assert stores[0].read(FIRST) is not None
+    assert not stores[1].write(FIRST, _big(1))
+    assert stores[0].read(FIRST) is not None
 
 
 def _counting(targets: list[Tensor]) -> Callable[[Batch], Tensor]:
