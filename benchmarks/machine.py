@@ -1,7 +1,11 @@
-"""What the benchmarks share: where they ran, and a table that grows in benchmarks/results."""
+"""What the benchmarks share: where they ran, and a table that grows in a file.
+
+In benchmarks/results, unless the variable BENCHMARK_RESULTS names another folder.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -11,7 +15,8 @@ import torch
 from sweep.devices import cpu_count
 from sweep.trial.provenance import package_versions
 
-RESULTS = Path(__file__).resolve().parent / "results"
+_HERE = Path(__file__).resolve().parent
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or _HERE / "results")
 
 
 def description() -> str:
@@ -30,7 +35,7 @@ class Table:
     """A table in Markdown, printed and written row by row.
 
     Args:
-        name: Of the file in `benchmarks/results`.
+        name: Of the file.
         title: Its heading.
         text: Lines between heading and table.
         columns: Their heads, separated by `|`.

@@ -25,7 +25,10 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import NamedTuple
 
 import optuna
@@ -97,6 +100,9 @@ def swept(side_by_side: int, *overrides: str) -> Swept:
             study_name="s", storage=open_storage("sqlite:///multirun/studies.db")
         )
         trials = study.get_trials()
+    if torch.cuda.is_available():
+        # Most of it the teacher's outputs: the next sweep takes its share of what is free.
+        torch.cuda.empty_cache()
     if code or not all(trial.state is TrialState.COMPLETE for trial in trials):
         raise RuntimeError(said.getvalue())
     began = min(trial.datetime_start for trial in trials if trial.datetime_start)
@@ -135,30 +141,62 @@ def on_cpu(steps: int, rounds: int, overrides: list[str]) -> None:
             table.add([*cells, "" if number == "1" else difference])
 
 
-def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: list[str]) -> None:
+class OwnProcess:
+    """Runs sweeps in one process besides this, and begins another after one that failed.
+
+    CUDA may refuse a process all work after an error. What is measured is measured warm.
+
+    Args:
+        warm_up: Overrides of a sweep before anything is measured: all that a process does once.
+    """
+
+    def __init__(self, *warm_up: str) -> None:
+        self._warm_up = warm_up
+        self._pool: ProcessPoolExecutor | None = None
+
+    def swept(self, side_by_side: int, *overrides: str) -> Swept:
+        """As `swept`, there.
+
+        Raises:
+            Exception: It failed, or its process died.
+        """
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+            self._pool.submit(swept, 1, *self._warm_up).result()
+        try:
+            return self._pool.submit(swept, side_by_side, *overrides).result()
+        except Exception:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: list[str]) -> bool:
+    """Whether all of it could be measured."""
     started = time.perf_counter()
-    rates = ",".join(f"{1e-3 * (1 + number / 10):.4g}" for number in range(trials))
     text = [
         "`python benchmarks/side_by_side.py --gpu`",
         f"{description()}. {trials} trials of {steps} steps of `experiment=article`, 32 x 128 "
-        "tokens, against two layers of a random BERT; one worker, in one process.",
+        "tokens, against two layers of a random BERT; one worker.",
     ]
     table = Table("side_by_side_gpu.md", "Trials side by side on a GPU", text, GPU_COLUMNS)
 
-    def run(width: int, mode: str, side_by_side: int, number: int, *more: str) -> Swept:
-        rest = rates.split(",")[:number]
-        return swept(
-            side_by_side,
+    def given(width: int, mode: str, number: int = trials, *more: str) -> list[str]:
+        rates = ",".join(f"{1e-3 * (1 + trial / 10):.4g}" for trial in range(number))
+        return [
             *("experiment=article", "teacher=random_bert", f"teacher.hidden_size={width}"),
-            *(f"teacher.intermediate_size={4 * width}", f"optimizer.lr={','.join(rest)}"),
+            *(f"teacher.intermediate_size={4 * width}", f"optimizer.lr={rates}"),
             *(f"data.train_batches={steps // 2}", f"data.cache={mode}", "data.cache_limit=32"),
             *(*overrides, *more),
-        )
+        ]
 
+    process, whole = OwnProcess(*given(widths[0], "auto", 2, "data.train_batches=50")), True
     alone: dict[tuple[int, str], Swept] = {}
     spent: dict[tuple[int, str, int], float] = {}
-    # Before anything is measured, all that a process does once.
-    run(widths[0], "auto", 1, 2, "data.train_batches=50")
     courses = [(width, "auto", k) for width in widths for k in (1, 8)]
     courses += [(width, "off", k) for width in widths for k in (8, 1)]
     courses += [(width, "auto", 4) for width in widths]
@@ -170,10 +208,11 @@ def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: 
             continue
         began = time.perf_counter()
         try:
-            result = run(width, mode, side_by_side, trials)
-        except RuntimeError as error:
+            result = process.swept(side_by_side, *given(width, mode))
+        except Exception:
             # The others may still be worth knowing.
-            print(*str(error).splitlines()[-60:], sep="\n", file=sys.stderr, flush=True)
+            traceback.print_exc()
+            whole = False
             continue
         key = (width, mode)
         spent[width, mode, side_by_side] = time.perf_counter() - began
@@ -192,8 +231,8 @@ def on_gpu(trials: int, steps: int, widths: list[int], limit: float, overrides: 
                 "" if one is None or one is result else result.difference(one),
             ]
         )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    process.end()
+    return whole
 
 
 def main() -> None:
@@ -207,7 +246,9 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     if options.gpu:
         steps = options.steps or 2000
-        on_gpu(options.trials, steps, options.hidden or [384, 768], options.limit, overrides)
+        widths = options.hidden or [384, 768]
+        if not on_gpu(options.trials, steps, widths, options.limit, overrides):
+            sys.exit(1)
     else:
         on_cpu(options.steps or 30, options.rounds, overrides)
 

@@ -193,9 +193,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="From the prompt to the first step.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", help="of the sweep, such as experiment=tiny")
+    there = ["cpu", *(["gpu"] if torch.cuda.is_available() else [])]
+    parser.add_argument("--device", choices=there, help="both unless given, where there is a GPU")
     options = parser.parse_args()
-    on_gpu = torch.cuda.is_available()
-    for device in ("cpu", "gpu") if on_gpu else ("cpu",):
+    for device in [options.device] if options.device else there:
         arguments = [*COMMAND, *options.overrides, f"trainer.accelerator={device}"]
         times = [seconds_to_first_step(arguments) for _ in range(options.rounds)]
         parts = parts_of_start(arguments)

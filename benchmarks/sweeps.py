@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -144,12 +146,17 @@ def _times(trial: FrozenTrial) -> tuple[float, float]:
     return trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()
 
 
-def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, int]) -> None:
-    """Eight trials end to end, against the article's loop."""
+def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, int]) -> bool:
+    """Eight trials end to end, against the article's loop; whether all of it could be measured."""
     environment = {"SLICEWISE_TRUSTED": "clock.*"}
     paths = [str(HERE), str(HERE.parent), str(HERE.parent / "src"), os.environ.get("PYTHONPATH")]
     environment["PYTHONPATH"] = ":".join(path for path in paths if path)
-    article = trials * 4 * article_seconds(steps // 4, size)
+    try:
+        article = trials * 4 * article_seconds(steps // 4, size)
+    except RuntimeError:
+        # The rest may still be worth knowing.
+        traceback.print_exc()
+        article = math.nan
     table = Table(
         "sweeps_gpu.md",
         "Eight trials of 2,000 steps, against the article's loop",
@@ -165,6 +172,7 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
         "what|seconds in all|article's loop / this|until the first step|a trial|steps a second|"
         "validations|besides|between two trials",
     )
+    whole = not math.isnan(article)
     for name, added in [
         ("as it is", []),
         ("side by side", [f"hydra.sweeper.side_by_side={min(trials, 8)}"]),
@@ -173,8 +181,13 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
             command = eight_trials(trials, steps, [*overrides, *added])
-            taken = seconds_in(folder, [sys.executable, *command], environment)
-            found = Course.of(Path(folder))
+            try:
+                taken = seconds_in(folder, [sys.executable, *command], environment)
+                found = Course.of(Path(folder))
+            except Exception:
+                traceback.print_exc()
+                whole = False
+                continue
         done = len(found.wholes)
         cells = [
             f"{name}, {done} trials",
@@ -191,6 +204,7 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
                 *map(_spread, (found.validating, found.besides, found.gaps)),
             ]
         table.add(cells)
+    return whole
 
 
 def main() -> None:
@@ -207,7 +221,8 @@ def main() -> None:
     if options.gpu:
         size = (options.batch, 128, options.hidden)
         overrides = [f"data.batch_size={options.batch}", *options.overrides]
-        on_gpu(options.trials, options.steps, overrides, size)
+        if not on_gpu(options.trials, options.steps, overrides, size):
+            sys.exit(1)
         return
     table = Table(
         "sweeps.md",
