@@ -12,10 +12,11 @@
 #
 # In this order, each in processes of its own, and none after SECONDS_ALL=290 in all, of which one
 # part gets SECONDS_EACH=240 at most: by what trials took on an H200, sweeps want about 130 s and
-# beside as much again. The rest then needs a second run, which names its parts. A log for each part in FOLDER, with the
-# tables that the benchmarks made, and a short table last. Ctrl-C ends the part that runs and goes on
-# to the next; SIGTERM goes on to the table. Where packages cannot be downloaded, put wheels of what
-# pyproject.toml names (but torch, transformers and pytorch-lightning) into wheels/ first.
+# beside as much again. The rest then needs a second run, which names its parts. A log for each part
+# in FOLDER, with the tables that the benchmarks made, and a short table last. Ctrl-C ends the part
+# that runs and goes on to the next; SIGTERM goes on to the table. Where packages cannot be
+# downloaded, put wheels of what pyproject.toml names (but torch, transformers and
+# pytorch-lightning) into wheels/ first.
 #
 # Without a GPU, small numbers show that all of it runs: SMALL=1 benchmarks/on_gpu.sh [FOLDER]
 set -muo pipefail
