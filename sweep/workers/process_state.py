@@ -1,19 +1,26 @@
 """What a process has one of, and each of several trials in it needs for itself.
 
-Streams of random numbers, Hydra's configuration of the job, the handlers of the log, the active
-trial; and of its one thread, torch's modes. Trials that take turns swap all of it at each turn, so
-each of them finds what it would find alone.
+Streams of random numbers, Hydra's configuration of the job, the log, the active trial; what
+anybody's callback may set for the whole process, its folder or torch's default dtype, say; and of
+its one thread, torch's modes. Trials that take turns swap all of it at each turn, so each of them
+finds what it would find alone.
+
+Handlers of signals stay: a signal is sent to the process, whoever has the turn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import operator
+import os
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Self
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy
 from hydra.core.hydra_config import HydraConfig
@@ -24,22 +31,163 @@ from sweep.trial.active import ActiveTrial, active_trials, set_active
 _AUTOCAST = ("cpu", "cuda")
 
 
+class Setting(NamedTuple):
+    """Something that a process has one of, and any code may set.
+
+    Attributes:
+        get: Reads it.
+        set: Sets it.
+        same: Whether two values are one; where they are, nothing is set.
+    """
+
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+    same: Callable[[Any, Any], bool] = operator.eq
+
+    @classmethod
+    def attribute(cls, owner: Any, name: str) -> Setting:
+        """An attribute of a module; each has its own object there, such as an open file."""
+        get = functools.partial(getattr, owner, name)
+        return cls(get, functools.partial(setattr, owner, name), operator.is_)
+
+
+def _set_filters(filters: list[Any]) -> None:
+    warnings.filters = filters
+    # Python is told that they are others.
+    with warnings.catch_warnings():
+        pass
+
+
+# Of the environment; as they are kept, since decoding them takes as long as all the rest of a turn.
+_variables: dict[bytes, bytes] = vars(os.environ)["_data"]
+
+
+def _set_variables(variables: dict[bytes, bytes]) -> None:
+    """Those that have come since stay: what is imported sets some, once for all trials."""
+    for name, value in variables.items():
+        if _variables.get(name) != value:
+            os.environb[name] = value
+
+
+def _folder() -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()
+    return None
+
+
+def _set_folder(folder: str | None) -> None:
+    with contextlib.suppress(OSError):
+        if folder is not None:
+            os.chdir(folder)
+
+
+_SETTINGS = (
+    # `catch_warnings` puts others in the place of these three.
+    Setting(lambda: warnings.filters, _set_filters, operator.is_),
+    Setting.attribute(warnings, "showwarning"),
+    Setting.attribute(warnings, "_showwarnmsg_impl"),
+    Setting.attribute(sys, "stdout"),
+    Setting.attribute(sys, "stderr"),
+    Setting(_folder, _set_folder),
+    Setting(_variables.copy, _set_variables),
+    Setting(lambda: logging.root.manager.disable, logging.disable),
+)
+
+
+@functools.cache
+def _settings_of(torch: Any) -> tuple[Setting, ...]:
+    """Torch's."""
+    return (
+        Setting(torch.get_default_dtype, torch.set_default_dtype),
+        Setting(torch.get_num_threads, torch.set_num_threads),
+        _precision_of_products(torch),
+        Setting(
+            lambda: (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+            lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+        ),
+        Setting(
+            lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+            lambda value: torch.set_anomaly_enabled(*value),
+        ),
+        Setting.attribute(torch.backends.cudnn, "benchmark"),
+        Setting.attribute(torch.backends.cudnn, "deterministic"),
+    )
+
+
+def _precision_of_products(torch: Any) -> Setting:
+    """Of matrix products in 32 bits: for all of them by name, and by kind of device."""
+    kinds = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+
+    def get() -> tuple[str | None, list[str]]:
+        name = None
+        # Torch has no name for what was set by kind.
+        with contextlib.suppress(RuntimeError):
+            name = torch.get_float32_matmul_precision()
+        return name, [kind.fp32_precision for kind in kinds]
+
+    def set_to(value: tuple[str | None, list[str]]) -> None:
+        name, by_kind = value
+        torch.set_float32_matmul_precision(name or "highest")
+        for kind, precision in zip(kinds, by_kind, strict=True):
+            kind.fp32_precision = precision
+
+    return Setting(get, set_to)
+
+
+class _Logger(NamedTuple):
+    """What a logger says, and where.
+
+    Attributes:
+        logger: Which.
+        handlers, level, propagate: Its own.
+    """
+
+    logger: logging.Logger
+    handlers: Sequence[logging.Handler]
+    level: int
+    propagate: bool
+
+    @classmethod
+    def all(cls) -> list[_Logger]:
+        """The root, and whatever has handlers besides: a job's configuration may name any."""
+        return [cls(o, o.handlers[:], o.level, o.propagate) for o in (logging.root, *_speaking())]
+
+    def restore(self) -> None:
+        self.logger.handlers[:] = self.handlers
+        if self.logger.level != self.level:
+            self.logger.setLevel(self.level)
+        self.logger.propagate = self.propagate
+
+
+def _speaking() -> list[logging.Logger]:
+    """Loggers below the root that have handlers of their own."""
+    named = logging.root.manager.loggerDict.values()
+    return [one for one in named if isinstance(one, logging.Logger) and one.handlers]
+
+
 @dataclass
 class ProcessState:
     """All of it, at one moment.
 
     Attributes:
         hydra: Hydra's configuration of the job.
-        handlers: Of the root of all loggers.
+        loggers: Those with handlers.
+        closed: The handlers that end with the next configuration of the log.
         active: The active trials, innermost last.
+        settings: Whatever else can be set, with its value.
         python, numpy, torch: The states of the generators of random numbers; torch's on the CPU.
         gpus: The generator of each GPU, by number. Not its state: graphs that are recorded with one
             read from it wherever the GPU is with them.
     """
 
     hydra: Any
-    handlers: list[logging.Handler]
+    loggers: list[_Logger]
+    closed: list[Any]
     active: list[ActiveTrial]
+    settings: list[tuple[Setting, Any]]
     python: Any
     numpy: Any
     torch: Any
@@ -49,10 +197,13 @@ class ProcessState:
     def now(cls) -> Self:
         """That of the process now."""
         torch = _loaded_torch()
+        settings = _SETTINGS if torch is None else (*_SETTINGS, *_settings_of(torch))
         return cls(
             HydraConfig.instance().cfg,
-            logging.root.handlers[:],
+            _Logger.all(),
+            _handlers()[:],
             active_trials(),
+            [(setting, setting.get()) for setting in settings],
             random.getstate(),
             numpy.random.get_state(legacy=False),
             None if torch is None else torch.default_generator.get_state(),
@@ -62,8 +213,15 @@ class ProcessState:
     def restore(self) -> None:
         """Makes it that of the process."""
         HydraConfig.instance().cfg = self.hydra
-        logging.root.handlers[:] = self.handlers
+        for speaking in _speaking():
+            speaking.handlers.clear()
+        for logger in self.loggers:
+            logger.restore()
+        _handlers()[:] = self.closed
         set_active(self.active)
+        for setting, value in self.settings:
+            if not setting.same(setting.get(), value):
+                setting.set(value)
         random.setstate(self.python)
         numpy.random.set_state(self.numpy)
         torch = _loaded_torch()
@@ -75,11 +233,10 @@ class ProcessState:
             generator.graphsafe_set_state(self.gpus[number])
 
     def for_another(self) -> ProcessState:
-        """The same for a trial that begins; no trial draws from another's generator."""
+        """The same for a trial that begins: no trial draws from another's generator, or closes
+        its log."""
         gpus = {n: generator.clone_state() for n, generator in self.gpus.items()}
-        return ProcessState(
-            self.hydra, self.handlers[:], [], self.python, self.numpy, self.torch, gpus
-        )
+        return replace(self, closed=[], active=[], gpus=gpus)
 
 
 @contextlib.contextmanager
@@ -128,6 +285,12 @@ def _outside_modes() -> Iterator[None]:
                 torch.autocast_increment_nesting()
             if stream is not None:
                 torch.cuda.set_stream(stream)
+
+
+def _handlers() -> list[Any]:
+    """References to all handlers of the log: whoever configures it closes them first."""
+    handlers: list[Any] = logging._handlerList  # type: ignore[attr-defined]
+    return handlers
 
 
 def _loaded_torch() -> Any:

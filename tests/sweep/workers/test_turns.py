@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import logging.config
+import os
 import random
+import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -24,7 +32,8 @@ from sweep.workers.turns import Seat, Turns
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     state = ProcessState.now()
     yield
     state.restore()
@@ -149,6 +158,158 @@ def test_an_error_ends_its_work_and_close_that_of_the_others() -> None:
     assert left == ["left", "left"]
     assert all(other.ended and other.error is None for other in others)
     assert turns.count == 0
+
+
+# What anybody's code may set for the whole process.
+
+WHERE = [tempfile.gettempdir(), os.sep]
+STREAMS = [io.StringIO(), io.StringIO()]
+
+
+SETTINGS: dict[str, tuple[Callable[[int], object], Callable[[], object]]] = {
+    "dtype": (
+        lambda n: torch.set_default_dtype([torch.float32, torch.float64][n]),
+        torch.get_default_dtype,
+    ),
+    "threads": (lambda n: torch.set_num_threads(n + 1), torch.get_num_threads),
+    "products": (
+        lambda n: torch.set_float32_matmul_precision(["highest", "medium"][n]),
+        torch.get_float32_matmul_precision,
+    ),
+    "products of a kind": (
+        lambda n: setattr(torch.backends.mkldnn.matmul, "fp32_precision", ["ieee", "bf16"][n]),
+        lambda: torch.backends.mkldnn.matmul.fp32_precision,
+    ),
+    "deterministic": (
+        lambda n: torch.use_deterministic_algorithms(True, warn_only=n == 1),
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+    ),
+    "anomalies": (
+        lambda n: torch.set_anomaly_enabled(True, n == 1),
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+    ),
+    "cudnn": (
+        lambda n: setattr(torch.backends.cudnn, "benchmark", n == 1),
+        lambda: torch.backends.cudnn.benchmark,
+    ),
+    "folder": (lambda n: os.chdir(WHERE[n]), os.getcwd),
+    "environment": (
+        lambda n: os.environ.update(PL_GLOBAL_SEED=str(n)),
+        lambda: os.environ.get("PL_GLOBAL_SEED"),
+    ),
+    "output": (lambda n: setattr(sys, "stdout", STREAMS[n]), lambda: sys.stdout),
+    "errors": (lambda n: setattr(sys, "stderr", STREAMS[n]), lambda: sys.stderr),
+    "level": (
+        lambda n: logging.getLogger().setLevel([logging.INFO, logging.ERROR][n]),
+        lambda: logging.getLogger("a.b").isEnabledFor(logging.INFO),
+    ),
+    "silence": (
+        lambda n: logging.disable([logging.NOTSET, logging.ERROR][n]),
+        lambda: logging.getLogger("a.b").isEnabledFor(logging.ERROR),
+    ),
+}
+
+Course = list[tuple[str, int]]
+
+
+def found(course: Course, between: Callable[[], None]) -> list[object]:
+    """What a fit finds that sets one after the other, of those that it has set."""
+    there: list[object] = []
+    for number, (name, value) in enumerate(course, 1):
+        SETTINGS[name][0](value)
+        between()
+        there += [SETTINGS[done][1]() for done, _ in course[:number]]
+    return there
+
+
+courses = st.lists(
+    st.tuples(st.sampled_from(sorted(SETTINGS)), st.integers(0, 1)), min_size=1, max_size=5
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(courses, min_size=2, max_size=3))
+def test_each_finds_what_it_has_set_and_nobody_else_does(fits: list[Course]) -> None:
+    before = [read() for _, read in SETTINGS.values()]
+
+    def run(*several: Course) -> list[list[object]]:
+        turns = Turns()
+        there: dict[int, list[object]] = {}
+
+        def new_work(place: int) -> Callable[[Seat], None]:
+            def work(seat: Seat) -> None:
+                there[place] = found(several[place], seat.pass_turn)
+
+            return work
+
+        finish(turns, [turns.start(new_work(place)) for place in range(len(several))])
+        return [there[place] for place in range(len(several))]
+
+    assert run(*fits) == [run(fit)[0] for fit in fits]
+    assert [read() for _, read in SETTINGS.values()] == before
+
+
+def test_what_is_caught_and_filtered_of_warnings_is_ones_own() -> None:
+    turns, caught = Turns(), {}
+
+    def new_work(place: int, action: Any) -> Callable[[Seat], None]:
+        def work(seat: Seat) -> None:
+            with warnings.catch_warnings(record=True) as own:
+                warnings.simplefilter(action)
+                for number in range(3):
+                    seat.pass_turn()
+                    warnings.warn(f"{place} in turn {number}", stacklevel=1)
+            caught[place] = [str(warning.message) for warning in own]
+
+        return work
+
+    filters = warnings.filters
+    shown = warnings.showwarning
+    actions = ["always", "ignore", "always"]
+    finish(turns, [turns.start(new_work(place, action)) for place, action in enumerate(actions)])
+    assert caught == {
+        place: [] if action == "ignore" else [f"{place} in turn {n}" for n in range(3)]
+        for place, action in enumerate(actions)
+    }
+    assert warnings.filters is filters
+    assert warnings.showwarning is shown
+
+
+def test_the_log_of_one_is_not_closed_nor_written_by_another(tmp_path: Path) -> None:
+    """Files that begin anew, and a logger with handlers of its own, as Hydra lets a job have."""
+    turns, names = Turns(), ("", "my_package")
+    own = logging.getLogger("my_package")
+
+    def new_work(place: int) -> Callable[[Seat], None]:
+        def work(seat: Seat) -> None:
+            configure_log(tmp_path / f"{place}.log")
+            for number in range(3):
+                seat.pass_turn()
+                for name in names:
+                    logging.getLogger(name).warning("%d in turn %d", place, number)
+
+        return work
+
+    finish(turns, [turns.start(new_work(place)) for place in range(3)])
+    for place in range(3):
+        written = (tmp_path / f"{place}.log").read_text().splitlines()
+        assert written == [f"{place} in turn {n}" for n in range(3) for _ in names]
+    assert not own.handlers
+
+
+def configure_log(path: Path) -> None:
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"file": {"class": "logging.FileHandler", "filename": path, "mode": "w"}},
+            "root": {"handlers": ["file"]},
+            "loggers": {"my_package": {"handlers": ["file"], "propagate": False}},
+        }
+    )
 
 
 # What torch keeps for each thread.
