@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from slicewise.cost import count_flops, count_parameters, latency_ms
 from slicewise.data.hidden_states import HiddenStatesDataModule
@@ -178,11 +178,14 @@ def _callbacks(
         callbacks.append(FirstStep(first))
     if active.in_study:
         callbacks.append(LiveProgress(task.trial_directory, part=task.part))
-    return callbacks + [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]
+    given = [build(f"callbacks.{k}", node) for k, node in settings.callbacks.items()]
+    if active.place is not None:
+        given = [callback for callback in given if not isinstance(callback, ProgressBar)]
+    return callbacks + given
 
 
 def _without_bar(settings: TrialSettings, active: ActiveTrial) -> TrialSettings:
-    """Of trials side by side none draws on the terminal."""
+    """Of trials side by side none draws on the terminal, by Lightning's bar or one's own."""
     if active.place is None:
         return settings
     return replace(settings, trainer={**settings.trainer, "enable_progress_bar": False})

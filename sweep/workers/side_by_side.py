@@ -94,14 +94,30 @@ def on_gpu(config: DictConfig) -> bool:
 
 def _why_one_at_a_time(config: DictConfig, task_function: TaskFunction) -> str | None:
     """Why no trial can run beside another; None where it can."""
+    if not getattr(task_function, "side_by_side", False):
+        return "only fits of single slices share a process"
+    if OmegaConf.select(config, "hydra.sweeper.max_retries") == 0:
+        return "hydra.sweeper.max_retries=0 leaves each trial one attempt, which is made alone"
+    return why_alone(config)
+
+
+def why_alone(config: DictConfig) -> str | None:
+    """Why no trial can run beside one of this configuration; None where one can.
+
+    Raises:
+        SlicewiseError: No trial can run with it at all.
+    """
 
     def given(key: str) -> Any:
         with contextlib.suppress(OmegaConfBaseException):
             return OmegaConf.select(config, key)
         return None
 
-    if not getattr(task_function, "side_by_side", False):
-        return "only fits of single slices share a process"
+    def kinds(group: str) -> Iterator[tuple[str, str]]:
+        nodes = config.get(group)
+        for name in map(str, nodes if isinstance(nodes, DictConfig) else ()):
+            yield name, str(given(f"{group}.{name}._target_")).rpartition(".")[2]
+
     if started_by_torchrun() or Placement.of(config).world_size > 1:
         return "a fit on several devices has its processes for itself"
     seeds = given("objective.seeds")
@@ -113,11 +129,13 @@ def _why_one_at_a_time(config: DictConfig, task_function: TaskFunction) -> str |
         return "trainer.max_time counts what others take too"
     if isinstance(interval := given("trainer.val_check_interval"), (str, DictConfig)):
         return f"trainer.val_check_interval={interval} goes by the clock"
-    if given("trainer.detect_anomaly"):
-        return "trainer.detect_anomaly is set for a whole process"
-    loggers = config.get("logger")
-    for name in map(str, loggers if isinstance(loggers, DictConfig) else ()):
-        if "Wandb" in str(given(f"logger.{name}._target_")):
+    if given("trainer.profiler") not in (None, False, "simple"):
+        return "trainer.profiler watches one fit of a process at a time"
+    for name, kind in kinds("callbacks"):
+        if kind == "Timer":
+            return f"callbacks.{name} counts what others take too"
+    for name, kind in kinds("logger"):
+        if "Wandb" in kind:
             return f"logger={name} has one run a process"
     if given("hydra.job.chdir") or given("hydra.job.env_set"):
         return "hydra.job.chdir and hydra.job.env_set are set for a whole process"
@@ -134,8 +152,8 @@ class Claimed:
         place: Among those side by side, from 0.
         asked: When, by `time.monotonic`.
         config: Its configuration; None where it has none that is possible.
-        is_last_attempt: Whether it is given up if its process dies once more. Whoever dies with it
-            should not be another's fault.
+        runs_alone: Whether nothing may run beside it: for what its configuration asks of the
+            process, or since it is given up if that dies once more, which should be nobody's fault.
     """
 
     trial: Trial
@@ -143,7 +161,7 @@ class Claimed:
     place: int
     asked: float
     config: DictConfig | None
-    is_last_attempt: bool
+    runs_alone: bool
 
     def of_the_process(self) -> str | None:
         """What it sets for the whole process; None where it does nothing."""
@@ -257,14 +275,14 @@ class SideBySide:
             return True
         others = {running.claimed.of_the_process() for running in self._running}
         own = claimed.of_the_process()
-        return not claimed.is_last_attempt and (own is None or others <= {own, None})
+        return not claimed.runs_alone and (own is None or others <= {own, None})
 
     def _has_room(self) -> bool:
         if not self._running:
             return True
         if len(self._running) >= self._most:
             return False
-        if any(running.claimed.is_last_attempt for running in self._running):
+        if any(running.claimed.runs_alone for running in self._running):
             return False
         taken = _used_bytes(self._on_gpu) - self._used_before
         return _free_bytes(self._on_gpu) > _MARGIN * taken / len(self._running)

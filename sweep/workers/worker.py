@@ -52,7 +52,7 @@ from sweep.trial.pulse import told_to_viewers
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
 from sweep.workers.mistake_of_all import mistake_of_all
-from sweep.workers.side_by_side import Claimed, SideBySide, on_gpu
+from sweep.workers.side_by_side import Claimed, SideBySide, on_gpu, why_alone
 from sweep.workers.turns import Seat
 
 log = logging.getLogger(__name__)
@@ -173,11 +173,11 @@ class Worker:
             if isinstance(trial, Rest):
                 return trial
             config = None
+            runs_alone = trial.user_attrs.get(ATTEMPTS, 0) >= self.budget.max_retries
             with contextlib.suppress(HydraException, OmegaConfBaseException, SlicewiseError):
                 config = composer.compose(trial.params)
-            died = trial.user_attrs.get(ATTEMPTS, 0)
-            is_last = 0 < died >= self.budget.max_retries
-            return Claimed(trial, own, place, asked, config, is_last)
+                runs_alone |= why_alone(config) is not None
+            return Claimed(trial, own, place, asked, config, runs_alone)
 
         def run(claimed: Claimed, seat: Seat) -> Outcome:
             trial, asked = claimed.trial, claimed.asked

@@ -125,6 +125,14 @@ class Raise(Callback):
             raise self.ERRORS[self.what]
 
 
+class FailInCompany(Callback):
+    """A trial fails that runs beside another."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if running().has_company():
+            raise RuntimeError("there is another")
+
+
 class OutOfMemoryBeside(Callback):
     """One of the trials runs out of memory in its second step, as long as others run beside it."""
 
@@ -136,6 +144,8 @@ class OutOfMemoryBeside(Callback):
         place = running().place
         crowded = place is not None and place.others >= 2
         if crowded and running().number == self.trial and trainer.global_step == 1:
+            if self.what == "cpu memory":
+                torch.empty(2**60, dtype=torch.uint8)
             raise Raise.ERRORS[self.what]
 
 

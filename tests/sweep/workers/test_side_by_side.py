@@ -102,7 +102,7 @@ def test_in_one_study_each_ends_as_it_would_alone(sweep: Sweep, folder: Path) ->
 def test_out_of_memory_halves_how_many_run_and_goes_on(
     sweep: Sweep, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fault = "{_target_: tests.sweep.faults.OutOfMemoryBeside, trial: 2, what: gpu memory}"
+    fault = "{_target_: tests.sweep.faults.OutOfMemoryBeside, trial: 2, what: cpu memory}"
     given = ("-m", "optimizer.lr=1e-3,2e-3,1e-2,2e-2", "hydra.sweeper.side_by_side=4")
     assert sweep(*given, "study=beside", f"+callbacks.oom={fault}") == 0
     assert "Out of memory: 2 trials side by side from here on" in capfd.readouterr().out
@@ -122,6 +122,13 @@ def test_all_of_them_stop_with_their_sweep_and_go_on_with_it(sweep: Sweep) -> No
     assert sweep(*given, "+resume=force") == 0
     assert [trial.state for trial in trials_of("beside")] == [TrialState.COMPLETE] * 3
     assert not any("attempts" in trial.user_attrs for trial in trials_of("beside"))
+
+
+def test_what_is_swept_may_ask_for_the_whole_process(sweep: Sweep) -> None:
+    given = ("-m", "trainer.max_time='00:00:10:00','00:00:11:00'", "optimizer.lr=1e-3,2e-3")
+    alone = "+callbacks.alone={_target_: tests.sweep.faults.FailInCompany}"
+    assert sweep(*given, alone, "study=alone", "hydra.sweeper.side_by_side=3") == 0
+    assert [trial.state for trial in trials_of("alone")] == [TrialState.COMPLETE] * 4
 
 
 # Without a sweep around them.
@@ -144,9 +151,10 @@ RECIPES = (
     ("student=bert_layer", "optimizer.lr=3e-3", "trainer.max_epochs=2"),
     ("student=approx_ffn", "callbacks=ema", "seed=3"),
 )
+RICH = "+callbacks.bar={_target_: pytorch_lightning.callbacks.RichProgressBar}"
 OTHERS = (
     ("student=low_rank", "student.rank=3", "optimizer=muon"),
-    ("student=linear", "data.cache=off"),
+    ("student=linear", "data.cache=off", "trainer.enable_progress_bar=true", RICH),
     ("student=original", "callbacks=best", "trainer.max_epochs=2"),
     ("student=nothing",),
     ("student.qkv_layers=2", "steps.at_once=2", "scheduler=one_cycle", "data.cache=memory"),
@@ -182,6 +190,36 @@ def run_beside(
     rest = SideBySide(most, on_gpu, claim, run, lambda claimed: None, lambda: False).work()
     assert rest is Rest.EXHAUSTED
     return ends
+
+
+@given(
+    fits=st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=8), most=st.integers(1, 4)
+)
+def test_what_runs_alone_has_nobody_beside_it_and_all_run(
+    fits: list[tuple[bool, int]], most: int
+) -> None:
+    waiting = deque(range(len(fits)))
+    company: dict[int, int] = {}
+
+    def claim(place: int) -> Claimed | Rest:
+        if not waiting:
+            return Rest.EXHAUSTED
+        number: Any = waiting.popleft()
+        return Claimed(number, f"w:{place}", place, 0.0, None, fits[number][0])
+
+    def run(claimed: Claimed, seat: Seat) -> Outcome:
+        number: Any = claimed.trial
+        company[number] = seat.others
+        for _ in range(fits[number][1]):
+            seat.pass_turn()
+            company[number] = max(company[number], seat.others)
+        return Outcome(End.COMPLETE)
+
+    rest = SideBySide(most, False, claim, run, lambda claimed: None, lambda: False).work()
+    assert rest is Rest.EXHAUSTED
+    assert sorted(company) == list(range(len(fits)))
+    assert all(others < most for others in company.values())
+    assert not any(company[number] for number, (alone, _) in enumerate(fits) if alone)
 
 
 class Outcomes(list[dict[str, Any]]):
@@ -354,7 +392,10 @@ def test_by_itself_it_is_one_on_a_cpu_unless_the_teacher_is_asked_anew() -> None
         ("objective.seeds=[0,1]", "fits several students"),
         ("objective.metrics=[seconds]", "counts what others take"),
         ("trainer.max_time='00:00:01:00'", "counts what others take"),
+        ("+callbacks.timer={_target_: pytorch_lightning.callbacks.Timer}", "counts what others"),
         ("trainer.val_check_interval='00:00:01:00'", "goes by the clock"),
+        ("+trainer.profiler=pytorch", "one fit of a process"),
+        ("hydra.sweeper.max_retries=0", "one attempt"),
         ("logger=wandb", "one run a process"),
         ("hydra.job.chdir=true", "for a whole process"),
     ],
