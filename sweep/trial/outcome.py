@@ -140,13 +140,19 @@ _EXCEPTIONS: dict[End, type[Exception]] = {
 }
 
 
-_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine, or a GPU, has no memory left."""
-    # torch's error by its name: see above. That is what its allocator raises; what CUDA itself
-    # takes, for a graph say, or the library of matrix products, is refused in their own words.
+    # torch's error by its name: see above. That is what its allocator on a GPU raises; that
+    # on a CPU, and what CUDA itself takes, for a graph say, or the library of matrix products, are
+    # refused in their own words.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
