@@ -140,7 +140,8 @@ class TransferTest:
         found = []
         with _evaluated(student):
             for original, compare in zip(self._originals, self._comparisons, strict=True):
-                output_BTH = student(original.entering, original.attention_mask).float()
+                # A copy: what one student writes to, the next one would find.
+                output_BTH = student(original.entering.clone(), original.attention_mask).float()
                 # Of its own: a graph writes the next student's over it.
                 found.append(torch.stack(compare(output_BTH)))
         # All at once: each value that is fetched waits for the device.

@@ -136,6 +136,17 @@ def test_same_result_each_time(
 # The cache
 
 
+def test_what_one_student_writes_to_the_next_does_not_find(tiny_teacher: TeacherSlice) -> None:
+    def add_in_place(x_BTH: Tensor, mask: Tensor | None) -> Tensor:
+        x_BTH += 1
+        return tiny_teacher(x_BTH, mask)
+
+    test = TransferTest(tiny_teacher, TEXTS)
+    before = test(tiny_teacher)
+    assert test(_Calls(add_in_place)) != before
+    assert test(tiny_teacher) == before
+
+
 def test_original_is_computed_once(
     tiny_teacher: TeacherSlice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

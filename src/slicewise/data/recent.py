@@ -44,8 +44,20 @@ class Made(NamedTuple):
             tensor.record_stream(stream)
 
 
+class _Kept(NamedTuple, Generic[T]):
+    """What was made, and how often its tensors had been written to by then."""
+
+    value: T
+    made: Made | None
+    tensors: tuple[Tensor, ...]
+    writes: list[int]
+
+
 class Recent(Generic[T]):
     """The last few of what was made, by name.
+
+    What a fit has written to meanwhile, by a student that adds in place, say, is no longer kept:
+    each fit finds what it would have made.
 
     Args:
         most: How many; 0, as long as no fit runs beside another.
@@ -60,12 +72,13 @@ class Recent(Generic[T]):
 
     def __init__(self, most: int = 0) -> None:
         self.most = most
-        self._kept: OrderedDict[Hashable, tuple[T, Made | None]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
 
     def keep(self, name: Hashable, value: T, *tensors: Tensor | None) -> None:
         """Keeps a value, whose tensors have just been made; lets the oldest go."""
         if self.most > 0:
-            self._kept[name] = (value, Made.now(*tensors))
+            there = tuple(t for t in tensors if t is not None)
+            self._kept[name] = _Kept(value, Made.now(*there), there, _writes(there))
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
 
@@ -74,7 +87,14 @@ class Recent(Generic[T]):
         found = self._kept.get(name)
         if found is None:
             return None
-        value, made = found
-        if made is not None:
-            made.wait()
-        return value
+        if _writes(found.tensors) != found.writes:
+            del self._kept[name]
+            return None
+        if found.made is not None:
+            found.made.wait()
+        return found.value
+
+
+def _writes(tensors: tuple[Tensor, ...]) -> list[int]:
+    """How often each has been written to, as autograd counts it; in inference it does not."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

@@ -1,0 +1,42 @@
+"""The last few batches and targets: what is found is what was made."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from slicewise.data.recent import Recent
+
+NAMES = st.integers(0, 4)
+ACTS = st.tuples(st.sampled_from(["need", "write"]), NAMES)
+
+
+@given(st.integers(0, 3), st.lists(ACTS, max_size=20))
+def test_each_finds_what_it_would_have_made_however_others_write(
+    most: int, acts: list[tuple[str, int]]
+) -> None:
+    recent: Recent[Tensor] = Recent(most)
+    handed: dict[int, Tensor] = {}
+    for act, name in acts:
+        if act == "write" and name in handed:
+            handed[name] += 1
+            continue
+        found = recent.find(name)
+        if found is None:
+            found = torch.full((2,), float(name))
+            recent.keep(name, found, found)
+        assert found.tolist() == [name, name]
+        handed[name] = found
+
+
+def test_what_nobody_writes_to_is_made_once() -> None:
+    recent: Recent[Tensor] = Recent(2)
+    x_BH = torch.ones(2, 3)
+    recent.keep("x", x_BH, x_BH, None)
+    with torch.inference_mode():
+        y_BH = torch.ones(2, 3)
+    recent.keep("y", y_BH, y_BH)
+    assert recent.find("x") is x_BH
+    assert recent.find("y") is y_BH
