@@ -133,6 +133,9 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         if student.is_trainable:
             path = directory / CHECKPOINT if going_on else None
             trainer.fit(distiller, datamodule=data, ckpt_path=path, weights_only=True)
+            if active.place is not None:
+                # Others have said something since.
+                log.info("Trial %d, after %d steps", record.number, trainer.global_step)
         else:
             _show_targets(distiller, data)
         if best is not None and best.best_model_path:
