@@ -8,6 +8,7 @@ the next one finds.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import logging
@@ -303,11 +304,13 @@ class Worker:
 
     def _job(self, active: StudyTrial, config: DictConfig) -> Outcome:
         """Runs the trial's task as a Hydra job; how it ended."""
-        trial = active.trial
-        with activated(active), _own_logging_after(self.hydra_context):
+        trial, context = active.trial, self.hydra_context
+        if active.place is not None:
+            context = _with_own_callbacks(context)
+        with activated(active), _own_logging_after(context):
             try:
                 job: JobReturn = run_job(
-                    hydra_context=self.hydra_context,
+                    hydra_context=context,
                     task_function=_returning_ends(self.task_function, trial.params),
                     config=config,
                     job_dir_key="hydra.sweep.dir",
@@ -332,6 +335,13 @@ def _own_logging_after(hydra_context: HydraContext) -> Iterator[None]:
     finally:
         hydra: Any = HydraConfig.get()
         configure_log(hydra.job_logging, hydra.verbose, hydra_context.execution_whitelist)
+
+
+def _with_own_callbacks(hydra_context: HydraContext) -> HydraContext:
+    """What a callback of Hydra's notes of a job, others that begin before its end do not change."""
+    callbacks = copy.copy(hydra_context.callbacks)
+    callbacks.callbacks = [copy.copy(callback) for callback in callbacks.callbacks]
+    return dataclasses.replace(hydra_context, callbacks=callbacks)
 
 
 def _pruned(trial: Trial, said: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from hydra.experimental.callback import Callback as HydraCallback
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from sweep.trial.active import ActiveTrial, active_trial
@@ -123,6 +125,16 @@ class Raise(Callback):
             if self.what == "exit":
                 sys.exit("enough")
             raise self.ERRORS[self.what]
+
+
+class NoteJob(HydraCallback):
+    """Of Hydra's: writes into a job's folder, at its end, which one had begun."""
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        self.number = config.hydra.job.num
+
+    def on_job_end(self, config: DictConfig, **_: Any) -> None:
+        Path(config.hydra.runtime.output_dir, "begun").write_text(f"{self.number}")
 
 
 class FailInCompany(Callback):

@@ -75,7 +75,8 @@ def test_in_one_study_each_ends_as_it_would_alone(sweep: Sweep, folder: Path) ->
     assert sweep(*given, "study=alone", "hydra.sweeper.side_by_side=1") == 0
     fault = "+callbacks.error={_target_: tests.sweep.faults.Raise, trial: 1, what: error}"
     median = ("hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=0")
-    assert sweep(*given, "study=beside", "hydra.sweeper.side_by_side=3", *median, fault) == 0
+    note = "+hydra.callbacks.note={_target_: tests.sweep.faults.NoteJob}"
+    assert sweep(*given, "study=beside", "hydra.sweeper.side_by_side=3", *median, fault, note) == 0
     points = {json.dumps(trial.params): trial for trial in trials_of("alone")}
     trials = trials_of("beside")
     assert len(trials) == len(points) == 6
@@ -91,6 +92,7 @@ def test_in_one_study_each_ends_as_it_would_alone(sweep: Sweep, folder: Path) ->
         else:
             assert one["metrics"] == other["metrics"][: len(one["metrics"])]
         said = (folder / f"multirun/beside/{trial.number}/sweep.log").read_text()
+        assert (folder / f"multirun/beside/{trial.number}/begun").read_text() == f"{trial.number}"
         headings = [f"{trial.number}, in"]
         if trial.state is TrialState.COMPLETE:
             headings.append(f"{trial.number}, after")
