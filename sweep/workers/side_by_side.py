@@ -189,6 +189,10 @@ class _Running:
     seat: Seat | None = None
     outcome: Outcome | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        return self.seat is not None and self.seat.ended
+
 
 class SideBySide:
     """Runs trials of a worker side by side, as long as there are any.
@@ -239,12 +243,15 @@ class SideBySide:
                     return rest
                 self._turns.go_on(_ASK_AGAIN_SECONDS if rest is Rest.WAIT else None)
                 self._take_ended()
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt):
+            # Of those that go on elsewhere none has done anything that would count against it.
+            going_on = [] if self._held is None else [self._held]
+            going_on += [running.claimed for running in self._running if not running.has_ended]
             self._turns.close()
-            # It leaves at once, and is no dead worker: that would count against the trials.
-            held = [] if self._held is None else [self._held]
-            for claimed in [*held, *(running.claimed for running in self._running)]:
-                self._put_back(claimed)
+            for claimed in going_on:
+                # Where the study is away, they are those of a dead worker.
+                with contextlib.suppress(Exception):
+                    self._put_back(claimed)
             raise
         except BaseException:
             self._turns.close()

@@ -228,6 +228,44 @@ def test_what_runs_alone_has_nobody_beside_it_and_all_run(
     assert not any(company[number] for number, (alone, _) in enumerate(fits) if alone)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@given(data=st.data())
+def test_what_one_ends_with_counts_against_no_other(
+    error: type[BaseException], data: st.DataObject
+) -> None:
+    """Be it one of the trials, or the next claim; what had ended before stays as it is."""
+    turns = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=5), label="turns of each")
+    most = data.draw(st.integers(1, 3), label="side by side")
+    culprit = data.draw(st.none() | st.integers(0, len(turns) - 1), label="who")
+    waiting = deque(range(len(turns)))
+    ended: list[Any] = []
+    put_back: list[Any] = []
+
+    def claim(place: int) -> Claimed | Rest:
+        if not waiting:
+            raise error
+        number: Any = waiting.popleft()
+        return Claimed(number, f"w:{place}", place, 0.0, None, False)
+
+    def run(claimed: Claimed, seat: Seat) -> Outcome:
+        number: Any = claimed.trial
+        for _ in range(turns[number]):
+            seat.pass_turn()
+        ended.append(number)
+        if number == culprit:
+            raise error
+        return Outcome(End.COMPLETE)
+
+    def note(claimed: Claimed) -> None:
+        put_back.append(claimed.trial)
+
+    side_by_side = SideBySide(most, False, claim, run, note, lambda: False)
+    with pytest.raises(error):
+        side_by_side.work()
+    begun = len(turns) - len(waiting)
+    assert sorted([*ended, *put_back]) == list(range(begun))
+
+
 class Outcomes(list[dict[str, Any]]):
     """What each recipe leaves that is run alone; not shown, as it has all weights."""
 
