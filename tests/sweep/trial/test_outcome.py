@@ -13,6 +13,8 @@ from sweep.trial.outcome import Outcome, is_out_of_memory
     [
         (MemoryError("no"), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        # Torch's on a CPU, in its words: see test_side_by_side.py for the real one.
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you ..."), True),
         # What CUDA is asked for beside torch's allocator: a graph, a context, a handle.
         (RuntimeError("CUDA error: out of memory\nCompile with ..."), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
