@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def write_atomically(
     """Writes a file that readers find as it was, or as it will be, and never in between.
 
     Where writing fails the old file stays, and nothing is left beside it. Only a process that is
-    killed leaves an unfinished file, hidden beside the old one: `.<name>.<random>.part`.
+    killed leaves an unfinished file, hidden beside the old one: `.<name>.<random>.part`. Whoever can
+    read what else is written into the folder can read the file too, whatever wrote it.
 
     Args:
         path: The file; its folder must exist.
@@ -44,7 +46,10 @@ def write_atomically(
     unfinished = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         if callable(content):
+            mode = _mode_of_new(unfinished)
             content(unfinished)
+            # safetensors, for one, makes files that none but their owner can read.
+            unfinished.chmod(mode)
         else:
             unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         if sync:
@@ -57,6 +62,14 @@ def write_atomically(
     if sync:
         _sync(path.parent)
     return path
+
+
+def _mode_of_new(path: Path) -> int:
+    """The mode that a file gets at this path, which is left free: the umask can only be set."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def _sync(path: Path) -> None:

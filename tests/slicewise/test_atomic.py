@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from slicewise.atomic import write_atomically
 
@@ -105,11 +107,34 @@ def test_a_function_writes_to_the_path_that_it_is_given(file: Path) -> None:
     assert os.listdir(file.parent) == ["file"]
 
 
-def test_others_may_read_it_as_any_new_file(file: Path) -> None:
-    write_atomically(file, "new")
-    plain = file.with_name("plain")
-    plain.write_text("new")
+def _write_for_its_owner_alone(unfinished: Path) -> None:
+    unfinished.write_text("new")
+    unfinished.chmod(0o600)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "new",
+        lambda unfinished: unfinished.write_text("new"),
+        _write_for_its_owner_alone,
+        lambda unfinished: save_file({"x": torch.zeros(1)}, unfinished),
+    ],
+    ids=["text", "a function", "a private one", "safetensors"],
+)
+def test_others_may_read_it_as_any_new_file(
+    file: Path, content: str | Callable[[Path], object], umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(file, content)
+        plain = file.with_name("plain")
+        plain.write_text("new")
+    finally:
+        os.umask(before)
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+    assert sorted(os.listdir(file.parent)) == ["file", "plain"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

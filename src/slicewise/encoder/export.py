@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, PreTrainedModel
 
 from slicewise.architecture import layers_of
+from slicewise.atomic import write_atomically
 from slicewise.encoder.files import copy_files, new_folder
 from slicewise.encoder.folder import write_sliced
 from slicewise.encoder.onnx_export import write_onnx
@@ -157,7 +158,10 @@ def _write_plain(encoder: SlicedEncoder, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_atomically(
+        folder / "model.safetensors",
+        lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"}),
+    )
     if encoder.files is not None:
         copy_files(encoder.files, folder, encoder.pooling)
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from slicewise.atomic import write_atomically
 from slicewise.encoder.description import (
     KEY,
     build_blocks,
@@ -71,7 +72,10 @@ def write_sliced(encoder: SlicedEncoder, folder: Path) -> None:
     config = config_for(base, encoder.num_layers, describe(encoder))
     (folder / _CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_atomically(
+        folder / WEIGHTS_NAME,
+        lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"}),
+    )
     if encoder.files is not None:
         copy_files(encoder.files, folder, encoder.pooling)
 

@@ -208,3 +208,7 @@ def test_onnx_files_compute_the_same(kind: str, tmp_path: Path) -> None:
         for name in ("model.onnx", "model_int8.onnx")
     ]
     assert sizes[1] < 0.3 * sizes[0]
+    # Whoever serves it need not be who made it.
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "plain").stat().st_mode}
