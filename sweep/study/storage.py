@@ -9,6 +9,7 @@ import json
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -230,6 +231,9 @@ def _open_database(url: str) -> BaseStorage:
         try:
             storage = _PatientStorage(url, engine_kwargs=_engine_arguments(url))
             _write_ahead(storage.engine)
+            # What was written lies beside a SQLite file until its last connection is closed. Python
+            # closes none at its exit, and whoever copied the file would have copied nothing.
+            weakref.finalize(storage, storage.engine.dispose)
             return _CachedStorage(storage)
         except DBAPIError as error:
             # Another process is making the tables of a new database at this moment.

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -345,3 +347,29 @@ def test_a_reader_does_not_hold_up_a_writer(tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
     assert len(study.get_trials()) == 4
     reader.close()
+
+
+KEPT_AT_EXIT = """
+import sys, threading
+from optuna.study import StudyDirection
+from sweep.study.storage import open_storage
+
+storage = open_storage(sys.argv[1])
+storage.create_new_study([StudyDirection.MINIMIZE], "s")
+read = threading.Event()
+
+def look() -> None:
+    storage.get_all_studies()
+    read.set()
+    threading.Event().wait()
+
+threading.Thread(target=look, daemon=True).start()
+read.wait()
+"""
+
+
+def test_a_sqlite_file_has_everything_in_it_when_its_last_process_ends(tmp_path: Path) -> None:
+    """Whoever copied multirun/studies.db after a sweep copied an empty storage."""
+    url = f"sqlite:///{tmp_path}/studies.db"
+    subprocess.run([sys.executable, "-c", KEPT_AT_EXIT, url], check=True)
+    assert os.listdir(tmp_path) == ["studies.db"]
