@@ -68,6 +68,8 @@ def remove(name: str, storage_url: str, sure: bool) -> None:
     number = len(study.get_trials(deepcopy=False))
     what = f"study {study.study_name} with {number} trial{'' if number == 1 else 's'}"
     what += f" and {folder} ({_size(folder)})" if folder is not None else ""
+    if folder is None and (kept := study_folder(study)).is_dir():
+        what += f", but not {kept}, which holds more than the study"
     if not sure:
         _ask(f"Remove {what}? [y/N] ", ("y", "yes"))
         _ask("It cannot be brought back. Its name, to confirm: ", (study.study_name,))
@@ -164,7 +166,9 @@ def _own_folder(study: optuna.Study) -> Path | None:
     holds_storage = file is not None and file.absolute().is_relative_to(folder)
     if not folder.is_dir() or here.is_relative_to(folder) or (shared and holds_storage):
         return None
-    return folder
+    names = set(optuna.get_all_study_names(study._storage)) - {study.study_name}
+    others = (study_folder(load_study(name, study._storage)) for name in names)
+    return None if any(other.is_relative_to(folder) for other in others) else folder
 
 
 def _size(folder: Path) -> str:

@@ -15,8 +15,8 @@ def write_atomically(
     """Writes a file that readers find as it was, or as it will be, and never in between.
 
     Where writing fails the old file stays, and nothing is left beside it. Only a process that is
-    killed leaves an unfinished file, hidden beside the old one: `.<name>.<random>.part`. Whoever can
-    read what else is written into the folder can read the file too, whatever wrote it.
+    killed leaves an unfinished file, hidden beside the old one: `.<name>.<random>.part`. It can be
+    read by whoever can read any new file of that folder, whatever wrote it.
 
     Args:
         path: The file; its folder must exist.

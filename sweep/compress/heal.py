@@ -27,7 +27,6 @@ from sweep.compress.workbench import Workbench, close_workbench, open_workbench
 from sweep.trial.active import ActiveTrial
 from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
-from sweep.trial.cache import CACHE_FOLDER
 from sweep.trial.callbacks import FinalValidation, ObeyStudy
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
 from sweep.trial.hardware import hardware_of
@@ -36,6 +35,7 @@ from sweep.trial.lockstep import agreed
 from sweep.trial.parts import check_course, named_within, new_recipe, new_trainer, quiet_lightning
 from sweep.trial.provenance import package_versions
 from sweep.trial.run import Share
+from sweep.trial.settings import CACHE_FOLDER
 from sweep.trial.task import Task
 
 log = logging.getLogger(__name__)

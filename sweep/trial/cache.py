@@ -17,11 +17,10 @@ from slicewise.targets import CachedTargets, TargetStore, fingerprint
 from slicewise.teacher import TeacherSlice
 from slicewise.trust import name_of
 from sweep.trial.provenance import package_versions
-from sweep.trial.settings import TrialSettings
+from sweep.trial.settings import CACHE_FOLDER, TrialSettings
 
 log = logging.getLogger(__name__)
 
-CACHE_FOLDER = ".cache"
 _GB = 10**9
 
 

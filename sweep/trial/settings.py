@@ -23,6 +23,8 @@ from sweep.trial.metrics import objectives
 Node = dict[str, Any]
 
 CACHE_MODES = ("auto", "off", "memory", "disk")
+# Of the teacher's outputs, beside the folders of studies.
+CACHE_FOLDER = ".cache"
 _GB = 10**9
 # What `conf/data` says about targets, and the data module does not know.
 _CACHE_KEYS = ("cache", "cache_limit")

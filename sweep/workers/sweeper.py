@@ -25,6 +25,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from slicewise.errors import ArgumentError, SlicewiseError
@@ -72,7 +73,14 @@ from sweep.study.samplers import (
     sampler_of_trial,
     seeded,
 )
-from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
+from sweep.study.shared import (
+    Budget,
+    Rest,
+    SharedStudy,
+    load_study,
+    open_study,
+    quiet_optuna,
+)
 from sweep.study.space import CustomSearchSpace, SearchSpace
 from sweep.study.stopping import new_rule
 from sweep.study.storage import (
@@ -86,7 +94,7 @@ from sweep.study.warm_start import check_that_it_learns, trials_of
 from sweep.trial.metrics import metric_named
 from sweep.trial.pareto import ParetoPruner
 from sweep.trial.record import RECORD_NAME, record_files
-from sweep.trial.settings import seeds_of
+from sweep.trial.settings import CACHE_FOLDER, seeds_of
 from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
 from sweep.workers.side_by_side import settled
@@ -227,12 +235,15 @@ def sweep(
     if metrics is not None:
         # What is refused leaves nothing of this study.
         trials_of(others, metrics, directions, space, config, _group_of(hydra_context))
-    _make_folder(directory)
     with waiting_for("Opening the study's storage"):
         opened = open_storage(url)
+    if not _has_trials(name, opened):
+        _check_folder(name, directory, study_override() if application is None else _FOLDER_KEY)
+        if application is None:
+            _check_apart(name, opened)
+    _make_folder(directory)
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, directions)
-    _check_folder(study, directory, study_override() if application is None else _FOLDER_KEY)
     rules = DECIDES if application is None else {"hydra": False, "resume": not force}
     is_group = _group_of(hydra_context)
     sweep_name = secrets.token_hex(3)
@@ -537,11 +548,12 @@ def _check_name_and_objective(config: DictConfig, space: SearchSpace) -> None:
             described(space.dimensions["seed"].distribution),
             "none with objective.seeds, over which each trial is the mean: one or the other",
         )
-    if not {"", ".", ".."}.isdisjoint(str(config.study).split("/")):
+    # The last is that of the teacher's outputs.
+    if not {"", ".", "..", CACHE_FOLDER}.isdisjoint(str(config.study).split("/")):
         raise ArgumentError(
             "study",
             override_text(str(config.study)),
-            "a name that a folder can have, below multirun/",
+            f"a name that a folder can have, below multirun/, other than {CACHE_FOLDER}",
         )
 
 
@@ -678,19 +690,36 @@ def _make_folder(directory: Path) -> None:
         raise ArgumentError(_FOLDER_KEY, str(directory), allowed) from error
 
 
-def _check_folder(study: optuna.Study, directory: Path, another: str) -> None:
+def _has_trials(name: str, storage: BaseStorage) -> bool:
+    """Whether a study is in the storage already, and has begun."""
+    if name not in optuna.get_all_study_names(storage):
+        return False
+    return bool(load_study(name, storage).get_trials(deepcopy=False))
+
+
+def _check_folder(name: str, directory: Path, another: str) -> None:
     """A new study must not mix its trials with those of another, or of one that is forgotten.
 
     Args:
-        study: Which.
+        name: The study's.
         directory: Its folder.
         another: The override that chooses another one.
     """
-    if not study.get_trials(deepcopy=False) and any(record_files(directory)):
+    if any(record_files(directory)):
         raise SlicewiseError(
-            f"{directory} holds trials of another study than {study.study_name} in this storage: "
+            f"{directory} holds trials of another study than {name} in this storage: "
             f"choose another {another}, or remove the folder"
         )
+
+
+def _check_apart(name: str, storage: BaseStorage) -> None:
+    """A new study must not lie in the folder of another, among its trials, nor that one in its."""
+    for other in optuna.get_all_study_names(storage):
+        nested = name.startswith(f"{other}/") or other.startswith(f"{name}/")
+        if nested and _has_trials(other, storage):
+            raise ArgumentError(
+                "study", override_text(name), f"a folder apart from that of study {other}"
+            )
 
 
 def _free_place(study: optuna.Study, directory: Path) -> int:

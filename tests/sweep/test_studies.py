@@ -97,6 +97,22 @@ def test_it_removes_a_study_with_its_folder(
     assert "study=mine: there is no such study; there are: other" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("other", ["mine/library", "mine/0", "mine/0/deep"])
+def test_no_other_study_goes_with_its_folder(
+    study: optuna.Study, folder: Path, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = optuna.create_study(study_name=other, storage=study._storage)
+    inner.ask()
+    kept = folder / "multirun" / other / "1" / "trial.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    assert studies.main(["--remove", "mine", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert f"but not {folder / 'multirun/mine'}, which holds more than the study" in said
+    assert optuna.get_all_study_names(URL) == [other]
+    assert kept.exists()
+
+
 def test_it_copies_a_study_to_another_storage(
     study: optuna.Study, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

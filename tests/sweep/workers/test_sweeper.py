@@ -15,6 +15,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from sweep.study.storage import open_storage
 from tests.sweep.conftest import Sweep
 
 Record = Callable[[str], dict[str, Any]]
@@ -125,6 +126,31 @@ def test_folders_of_a_forgotten_study_are_not_mixed_in(
     (folder / "multirun/studies.db").unlink()
     assert sweep("-m", "study=a", "student.qkv_layers=0,1") == 1
     assert "holds trials of another study" in capfd.readouterr().err
+    # It would be listed as a study with that folder, and removed with it.
+    assert optuna.get_all_study_names("sqlite:///multirun/studies.db") == []
+
+
+@pytest.mark.parametrize("other", ["a/b/c", "a/b/0", "a/b/0/c", "a"])
+def test_no_study_lies_in_the_folder_of_another(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], other: str
+) -> None:
+    url = "sqlite:///multirun/studies.db"
+    first = optuna.create_study(study_name="a/b", storage=open_storage(url))
+    first.ask()
+    assert sweep("-m", f"study={other}", "student.qkv_layers=0") == 1
+    said = capfd.readouterr().err
+    assert f"study={other}: allowed: a folder apart from that of study a/b" in said
+    assert optuna.get_all_study_names(url) == ["a/b"]
+    assert not (folder / "multirun" / other).exists()
+
+
+@pytest.mark.parametrize("name", [".cache", "a/.cache", "../a", "a//b", "a/."])
+def test_a_study_has_a_folder_of_its_own(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert sweep("-m", f"study={name}", "student.qkv_layers=0") == 1
+    assert "allowed: a name that a folder can have, below multirun/" in capfd.readouterr().err
+    assert not (folder / "multirun/studies.db").exists()
 
 
 def test_a_study_has_one_name(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
