@@ -4,6 +4,8 @@ The configuration is composed again from the application's own and the saved ove
 saved values are laid over it (hydra #3248): what the application no longer knows then shows as an
 error, and defaults that have changed since do not change the trial.
 
+A trial that was pruned ends where it did then, and one whose loss was no number fails again.
+
 A trial of another application is run by that one's own command: `sweep.trial.repeat`.
 """
 
@@ -15,18 +17,27 @@ import gc
 import math
 import os
 import sys
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from optuna import TrialPruned
 
 from slicewise.errors import SlicewiseError
 from sweep import application
 from sweep.compress import application as compress
-from sweep.console import exit_code_of
+from sweep.console import Interrupted, exit_code_of
 from sweep.overrides import override_text
 from sweep.resolvers import register_resolvers
+from sweep.signals import stop_on_signals
 from sweep.streams import settle_streams
+from sweep.study.places import rerun_command
+from sweep.trial.active import ActiveTrial, activated
 from sweep.trial.application_record import ApplicationRecord, read_record
+from sweep.trial.outcome import FitFailed, TrialStopped
 from sweep.trial.record import RECORD_NAME, TrialRecord, record_files
 from sweep.trial.repeat import repeat
 
@@ -61,14 +72,44 @@ class Comparison:
     @property
     def identical(self) -> bool:
         """To the bit."""
-        return self.before == self.after
+        return self.before.keys() == self.after.keys() and all(
+            _same(before, self.after[name]) for name, before in self.before.items()
+        )
 
     def within(self, tolerance: float) -> bool:
         """Whether no value differs by more than a share of the original's."""
         return all(
-            name in self.after and abs(self.after[name] - before) <= tolerance * abs(before)
+            name in self.after and _same(before, self.after[name], tolerance)
             for name, before in self.before.items()
         )
+
+
+class Repetition(ActiveTrial):
+    """A trial of no study, which ends where the study's pruner ended another.
+
+    Args:
+        original: The other.
+    """
+
+    def __init__(self, original: TrialRecord) -> None:
+        super().__init__(threading.Event())
+        self._is_pruned = original.state == "PRUNED"
+        # Of fits that were all done, each has its values.
+        self._seeds = len(original.seeds or {}) if all((original.seeds or {}).values()) else 0
+        self._last = (self._seeds - 1) if self._seeds else (original.steps or 0)
+        self._step = -1
+
+    @property
+    def is_pruned_between_seeds(self) -> bool:
+        return self._is_pruned and self._seeds > 0
+
+    def report(
+        self, value: float, step: int, known: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        self._step = step
+
+    def should_prune(self) -> bool:
+        return self._is_pruned and self._step >= self._last
 
 
 def rerun(directory: Path) -> Comparison:
@@ -90,7 +131,7 @@ def rerun(directory: Path) -> Comparison:
 
     torch.set_num_threads(original.threads)
     target = _new_directory(trial)
-    repeated = _run(trial, target, original.precision)
+    repeated = _run(trial, target, original)
     before, after = _compared(original, loss), _compared(repeated, loss)
     return Comparison(before, after, _changes(original, repeated), target)
 
@@ -119,6 +160,11 @@ def find_trial(directory: Path) -> Path:
         return directory
     records = [(read_record(path.parent), path.parent) for path in record_files(directory)]
     complete = [(record, place) for record, place in records if record.state == "COMPLETE"]
+    if not complete and records:
+        raise SlicewiseError(
+            f"{directory}: none of its trials is complete, so none is the best\n"
+            f"To repeat one of them: {rerun_command(records[-1][1])}"
+        )
     if not complete:
         raise SlicewiseError(
             f"{directory} is neither a finished trial (it has no {RECORD_NAME}) nor a study with "
@@ -186,7 +232,7 @@ def _verdict(comparison: Comparison, tolerance: float) -> int:
     return DIFFERENT
 
 
-def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
+def _run(trial: Path, target: Path, original: TrialRecord) -> TrialRecord:
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf, open_dict
@@ -211,8 +257,8 @@ def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
         try:
             merged = OmegaConf.merge(config, saved)
             assert isinstance(merged, DictConfig)
-            if precision is not None:
-                merged.trainer.precision = precision
+            if original.precision is not None:
+                merged.trainer.precision = original.precision
         except OmegaConfBaseException as error:
             raise SlicewiseError(f"{trial}: its configuration no longer fits: {error}") from error
         HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
@@ -221,7 +267,15 @@ def _run(trial: Path, target: Path, precision: str | None) -> TrialRecord:
         OmegaConf.save(merged, metadata / "config.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": hydra}), metadata / "hydra.yaml")
         OmegaConf.save(OmegaConf.create(overrides), metadata / "overrides.yaml")
-        _PROGRAMS[name](merged)
+        again = Repetition(original)
+        try:
+            with stop_on_signals(again.stop), activated(again):
+                _PROGRAMS[name](merged)
+        except TrialStopped:
+            raise Interrupted(f"Stopped. To begin anew: {rerun_command(trial)}") from None
+        except (TrialPruned, FitFailed):
+            # What it had come to by then is in its record.
+            pass
     return TrialRecord.read(target)
 
 
@@ -261,6 +315,13 @@ def _is_compared(package: str, before: Record, after: Record) -> bool:
 def _loss_of(record: TrialRecord) -> str:
     """What a trial is compared by."""
     return "valid_l1" if record.damage is None else "damage"
+
+
+def _same(before: float, after: float, tolerance: float = 0.0) -> bool:
+    """Whether two values are one, up to a share of the first; what is no number is itself."""
+    if math.isnan(before) or math.isnan(after):
+        return math.isnan(before) and math.isnan(after)
+    return before == after or abs(after - before) <= tolerance * abs(before)
 
 
 def _compared(record: TrialRecord, loss: str) -> dict[str, float]:

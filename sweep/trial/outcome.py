@@ -35,7 +35,7 @@ class Crowded(TrialStopped):
         super().__init__("out of memory beside other trials")
 
 
-class FitFailed(Exception):
+class FitFailed(SlicewiseError):
     """The fit came to nothing, and would again."""
 
 

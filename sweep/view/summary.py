@@ -156,6 +156,10 @@ def trial_table(study: optuna.Study) -> Table:
 
 def _values(trial: FrozenTrial, objectives: Sequence[str], known: Metrics) -> list[str]:
     """What it came to; of one of several objectives that was pruned, what is known all the same."""
+    if trial.state is TrialState.PRUNED and known.value_std is not None:
+        # It reported each seed, and to Optuna is the last; what stands beside it is of their mean.
+        mean = statistics.fmean(trial.intermediate_values.values())
+        return [metric_shown(objectives[0], mean)]
     if trial.values:
         return list(map(metric_shown, objectives, trial.values))
     sought = [metric_named(name) for name in objectives]

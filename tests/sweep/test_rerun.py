@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from sweep import rerun
+from sweep.view.summary import trial_table
 from tests.sweep.conftest import Sweep
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -97,6 +101,85 @@ def test_other_versions_are_named_and_judged_by_tolerance(
     assert "torch: was 2.11.0, is" in said
     assert "within --tolerance 0.02" in said
     assert rerun.main(["multirun/a/0", "--tolerance", "0.001"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("how", "end"),
+    [
+        (("hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1"), "step 2 "),
+        (
+            (
+                "hydra/sweeper/pruner=median",
+                "hydra.sweeper.pruner.n_startup_trials=1",
+                "objective.seeds=[0,1,2]",
+            ),
+            "step 2 ",
+        ),
+        (
+            (
+                "hydra/sweeper/pruner=wilcoxon",
+                "hydra.sweeper.pruner.p_threshold=0.3",
+                "objective.seeds=[0,1,2]",
+            ),
+            "after 2 of 3 seeds ",
+        ),
+        (
+            (
+                "hydra/sweeper/pruner=pareto",
+                "hydra.sweeper.pruner.n_startup_trials=1",
+                "objective=l1_parameters",
+            ),
+            "step 2 ",
+        ),
+    ],
+    ids=["a step", "a step of the first seed", "between seeds", "several objectives"],
+)
+def test_a_pruned_trial_ends_where_it_did(
+    sweep: Sweep,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    how: tuple[str, ...],
+    end: str,
+) -> None:
+    assert sweep("-m", "study=a", "optimizer.lr=choice(1e-2,1e-8)", *how) == 0
+    first, again = (
+        json.loads((folder / "multirun/a/1" / place / "trial.json").read_text())
+        for place in (".", "rerun-1")
+        if place == "." or rerun.main(["multirun/a/1"]) == 0
+    )
+    assert end in first["reason"]
+    for key in ("state", "reason", "valid_l1", "steps", "seeds", "values"):
+        assert again[key] == first[key]
+    assert "Identical to the bit." in capsys.readouterr().out
+    if how[-1].startswith("objective.seeds"):
+        [row] = [line for line in _table("a") if line.endswith("pruned")]
+        assert f" {first['valid_l1']:.4g} " in row
+
+
+@pytest.mark.parametrize("seeds", ["null", "[0,1]"])
+def test_a_loss_that_is_no_number_is_none_again(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], seeds: str
+) -> None:
+    assert sweep("study=a", "optimizer.lr=1e30", f"objective.seeds={seeds}") == 1
+    said = capfd.readouterr().err
+    assert said.splitlines()[-1].endswith("valid_l1 is nan after 2 steps")
+    assert "Traceback" not in said
+    assert rerun.main(["multirun/a/0"]) == 0
+    said = capfd.readouterr().out
+    assert "original  valid_l1 nan\nrepeated  valid_l1 nan " in said
+    assert "Identical to the bit." in said
+    assert rerun.main(["multirun/a"]) == 1
+    said = capfd.readouterr().err
+    assert "none of its trials is complete" in said
+    assert "python -m sweep.rerun multirun/a/0" in said
+
+
+def _table(study: str) -> list[str]:
+    """The lines of a study's table."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    opened = optuna.load_study(study_name=study, storage="sqlite:///multirun/studies.db")
+    console.print(trial_table(opened))
+    return [line.rstrip() for line in console.export_text().splitlines()]
 
 
 @pytest.mark.parametrize("place", ["nowhere", "."])
