@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def _heal(trial: Attempt) -> tuple[float, ...]:
     close_workbench()
     sizes = [sum(map(count_parameters, one.block_list)) for one in (original, encoder)]
     record.take_sizes(str(settings.teacher.get("pretrained") or data.texts.whole.files), *sizes)
-    log.info("Trial %d, in %s", record.number, os.path.relpath(directory))
+    log.info("Trial %d, in %s", record.number, trial.task.place)
     log.info("%s of the original's %s parameters", f"{sizes[1]:,}", f"{sizes[0]:,}")
 
     encoder.train()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     lightning.seed_everything(settings.seed, verbose=False)
     student = build_student(settings.student, teacher, calibration(data), objective.max_parameters)
     record.take_sizes(teacher.source, count_parameters(teacher), count_parameters(student))
-    log.info("Trial %d, in %s", record.number, os.path.relpath(directory))
+    log.info("Trial %d, in %s", record.number, task.place)
     log.info("Teacher: %s parameters, from %s", f"{record.teacher_parameters:,}", teacher.source)
     log.info("Student: %s parameters", f"{record.student_parameters:,}")
 

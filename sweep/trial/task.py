@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sweep.trial.active import ActiveTrial
 
@@ -49,6 +50,13 @@ class Task:
     def directory(self) -> Path:
         """Where the fit leaves its files: the trial's directory, or a folder in it."""
         return Path(self.hydra.runtime.output_dir)
+
+    @property
+    def place(self) -> str:
+        """The directory as seen from where the command was typed, whatever `hydra.job.chdir` is."""
+        # A configuration that was composed, and is no job of a command, has none.
+        typed = OmegaConf.select(self.hydra, "runtime.cwd", throw_on_missing=False)
+        return os.path.relpath(self.directory, typed)
 
     @property
     def trial_directory(self) -> Path:

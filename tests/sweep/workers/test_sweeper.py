@@ -130,6 +130,15 @@ def test_folders_of_a_forgotten_study_are_not_mixed_in(
     assert optuna.get_all_study_names("sqlite:///multirun/studies.db") == []
 
 
+@pytest.mark.parametrize("chdir", ["true", "false"])
+@pytest.mark.parametrize("multirun", [("-m",), ()])
+def test_a_trial_says_its_folder_as_the_command_was_typed(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str], chdir: str, multirun: tuple[str, ...]
+) -> None:
+    assert sweep(*multirun, "study=a", f"hydra.job.chdir={chdir}") == 0
+    assert "Trial 0, in multirun/a/0\n" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("other", ["a/b/c", "a/b/0", "a/b/0/c", "a"])
 def test_no_study_lies_in_the_folder_of_another(
     sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], other: str
