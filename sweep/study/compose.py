@@ -79,6 +79,8 @@ class TrialComposer:
             raise _mistake(error) from error
         with open_dict(config):
             config.hydra.overrides.task = [text for text in overrides if not _is_hydras(text)]
+            # A worker may have gone to a folder of its own: hydra.job.chdir.
+            config.hydra.runtime.cwd = self._config.hydra.runtime.cwd
         return config
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import optuna
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from sweep.study.storage import open_storage
@@ -133,10 +134,16 @@ def test_folders_of_a_forgotten_study_are_not_mixed_in(
 @pytest.mark.parametrize("chdir", ["true", "false"])
 @pytest.mark.parametrize("multirun", [("-m",), ()])
 def test_a_trial_says_its_folder_as_the_command_was_typed(
-    sweep: Sweep, capfd: pytest.CaptureFixture[str], chdir: str, multirun: tuple[str, ...]
+    sweep: Sweep,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    chdir: str,
+    multirun: tuple[str, ...],
 ) -> None:
     assert sweep(*multirun, "study=a", f"hydra.job.chdir={chdir}") == 0
     assert "Trial 0, in multirun/a/0\n" in capfd.readouterr().out
+    saved = OmegaConf.load(folder / "multirun/a/0/.hydra/hydra.yaml")
+    assert saved.hydra.runtime.cwd == str(folder)
 
 
 @pytest.mark.parametrize("other", ["a/b/c", "a/b/0", "a/b/0/c", "a"])
