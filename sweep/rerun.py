@@ -171,7 +171,13 @@ def find_trial(directory: Path) -> Path:
             "one\nA trial's directory is multirun/<study>/<number>"
         )
     sign = -1.0 if _is_maximized(complete[0][1]) else 1.0
-    return min(complete, key=lambda item: sign * (item[0].values or [math.inf])[0])[1]
+
+    def rank(found: tuple[Record, Path]) -> tuple[float, int]:
+        # Of equals the first, which a sweep calls the best too.
+        record = found[0]
+        return sign * (record.values or [math.inf])[0], record.number
+
+    return min(complete, key=rank)[1]
 
 
 def _is_maximized(trial: Path) -> bool:

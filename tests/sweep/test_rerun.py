@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from sweep import rerun
+from sweep.trial.record import TrialRecord
 from sweep.view.summary import trial_table
 from tests.sweep.conftest import Sweep
 
@@ -49,6 +50,30 @@ def test_a_study_means_its_best_trial(
 ) -> None:
     assert sweep("-m", "study=a", "optimizer.lr=1e-6,1e-2,1e-5") == 0
     assert rerun.find_trial(Path("multirun/a")) == Path("multirun/a/1")
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_of_equals_the_best_is_the_first_as_in_the_table(folder: Path, direction: str) -> None:
+    for number in (10, 2, 9):
+        place = folder / "multirun/a" / str(number)
+        (place / ".hydra").mkdir(parents=True)
+        TrialRecord(
+            study="a",
+            number=number,
+            state="COMPLETE",
+            params={},
+            overrides=[],
+            seed=0,
+            threads=1,
+            hardware="cpu",
+            values=[1.0],
+        ).write(place)
+        for name in ("overrides", "config"):
+            (place / ".hydra" / f"{name}.yaml").write_text("[]" if name == "overrides" else "{}")
+        OmegaConf.save(
+            {"hydra": {"sweeper": {"direction": direction}}}, place / ".hydra" / "hydra.yaml"
+        )
+    assert rerun.find_trial(Path("multirun/a")) == Path("multirun/a/2")
 
 
 def test_saved_values_win_over_defaults_that_have_changed(
