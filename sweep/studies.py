@@ -96,7 +96,8 @@ def copy(name: str, storage_url: str, target_url: str) -> None:
         ) from error
     plan = read_plan(study)
     # From there the way to the folder is another.
-    plan.directory, plan.beside_storage = str(study_folder(study)), None
+    folder = str(study_folder(study))
+    plan.earlier, plan.directory, plan.beside_storage = plan.before(folder), folder, None
     write_plan(copied, plan)
     print(f"Copied study {study.study_name} with {len(study.trials)} trials to {target_url}.")
 

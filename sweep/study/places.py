@@ -45,11 +45,11 @@ def trial_folder(study: optuna.Study, trial: FrozenTrial, folder: Path | None = 
     remembered = trial.user_attrs.get(DIRECTORY)
     if remembered is None:
         return folder / str(trial.number)
-    path = Path(remembered)
-    before = _remembered(study, read_plan(study))
-    if before is not None and path.is_relative_to(before):
-        # Wherever the study's folder is now.
-        return folder / path.relative_to(before)
+    path, plan = Path(remembered), read_plan(study)
+    for before in (_remembered(study, plan), *map(Path, plan.earlier)):
+        if before is not None and path.is_relative_to(before):
+            # Wherever the study's folder is now.
+            return folder / path.relative_to(before)
     return path
 
 

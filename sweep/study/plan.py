@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import optuna
@@ -41,6 +41,7 @@ class Plan:
         application: What one types to run another application, whose study it is; None: this
             package's own.
         started_in: The working directory in which that was typed; None: unknown.
+        earlier: Folders that the study had before; its trials of then say that they are there.
     """
 
     n_trials: int | None = None
@@ -52,6 +53,12 @@ class Plan:
     beside_storage: str | None = None
     application: str | None = None
     started_in: str | None = None
+    earlier: list[str] = field(default_factory=list)
+
+    def before(self, directory: str) -> list[str]:
+        """The folders that the study had until it came to this one."""
+        known = dict.fromkeys([self.directory, *self.earlier])
+        return [one for one in known if one is not None and one != directory]
 
     def __post_init__(self) -> None:
         if self.command is not None:
@@ -66,7 +73,7 @@ def write_plan(study: optuna.Study, plan: Plan) -> None:
 
 def read_plan(study: optuna.Study) -> Plan:
     """The plan of a study; an empty one where it has none."""
-    known = {field.name for field in fields(Plan)}
+    known = {one.name for one in fields(Plan)}
     stored = study.user_attrs.get(PLAN, {})
     return Plan(**{key: value for key, value in stored.items() if key in known})
 

@@ -269,6 +269,7 @@ def sweep(
         beside_storage=beside_storage(study, directory),
         application=None if application is None else application.text,
         started_in=str(Path.cwd()),
+        earlier=read_plan(study).before(str(directory)),
     )
     write_plan(study, plan)
     learning = LearningStudy(name, opened, new_sampler(sampler_node, space, n_trials))

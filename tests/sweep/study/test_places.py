@@ -16,7 +16,9 @@ import yaml
 
 from sweep import rerun
 from sweep.report.__main__ import main as report
+from sweep.studies import main as studies
 from sweep.study.places import study_folder, trial_folder
+from sweep.study.storage import open_storage
 from sweep.watch import main as watch
 from tests.sweep.conftest import Sweep
 
@@ -70,6 +72,30 @@ def test_a_folder_that_has_moved_is_found_beside_its_storage(
         r'href="([^"#]+)/"', Path("results/x/report.html").read_text()
     )
     assert watch(["x", "--once", *storage]) == 0
+
+
+def test_trials_are_found_however_often_their_study_has_moved(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder
+    for number in range(3):
+        assert sweep("-m", f"seed={','.join(map(str, range(number + 1)))}", "study=x") == 0
+        [again, *_] = _printed_commands(capfd.readouterr().out)
+        study = _study("x")
+        assert Path(again[3], "trial.json").is_file()
+        assert len(study.trials) == number + 1
+        for trial in study.trials:
+            assert trial_folder(study, trial) == place / "multirun/x" / str(trial.number)
+            assert (trial_folder(study, trial) / "trial.json").is_file()
+        place = place / "further"
+        place.mkdir()
+        shutil.move("multirun", place / "multirun")
+        monkeypatch.chdir(place)
+    copy = "journal:///copy.log"
+    assert studies(["--copy", "x", "--to", copy]) == 0
+    copied = optuna.load_study(study_name="x", storage=open_storage(copy))
+    for trial in copied.trials:
+        assert (trial_folder(copied, trial) / "trial.json").is_file()
 
 
 @pytest.mark.parametrize(
