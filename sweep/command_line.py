@@ -15,6 +15,8 @@ from sweep.passwords import take_passwords
 
 # The package that this program is.
 _OWN = "sweep"
+# Its second program, with a configuration of its own.
+_COMPRESSION = "sweep.compress"
 # Names the studies of other applications.
 STUDY_NAME = "hydra.sweeper.study_name"
 # What is said once, and not again.
@@ -70,7 +72,14 @@ def study_override(name: str = "NAME") -> str:
 
 def help_command() -> str:
     """The application that runs, of which flags show the configuration or the help."""
+    if _application is None and program() == ["-m", _COMPRESSION]:
+        return f"python -m {_COMPRESSION}"
     return _application or f"python -m {_OWN}"
+
+
+def is_own() -> bool:
+    """Whether it is a program of this package that runs, and no other application."""
+    return _application is None
 
 
 def program() -> list[str]:

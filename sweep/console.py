@@ -25,7 +25,7 @@ from omegaconf import Container
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from slicewise.errors import SlicewiseError
-from sweep.command_line import help_command
+from sweep.command_line import help_command, is_own
 
 MISTAKE = 1
 INTERRUPTED = 130
@@ -122,13 +122,24 @@ def _unreadable(error: OverrideParseException) -> str:
 
 def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    if not group or not error.options:
+    # Of one in a list, group=[one,another], Hydra names no others.
+    options = error.options or _options_of(error, group)
+    if not group or not options:
         return str(error)
-    message = f"{group}={option}: allowed: {', '.join(error.options)}"
+    message = f"{group}={option}: allowed: {', '.join(options)}"
     extra = _EXTRAS.get(f"{group}={option}")
     if extra:
         return f"{message}\n{option} is not installed: pip install 'slicewise[{extra}]'"
-    return f"{message}{_did_you_mean(option, error.options, f'{group}={{}}')}"
+    return f"{message}{_did_you_mean(option, options, f'{group}={{}}')}"
+
+
+def _options_of(error: BaseException, group: str) -> list[str]:
+    """The options of a group, from where Hydra looked for one of them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals["__name__"] == _HYDRAS_GROUPS and "repo" in frame.f_locals:
+            found: list[str] = frame.f_locals["repo"].get_group_options(group, ObjectType.CONFIG)
+            return found
+    return []
 
 
 def _unknown_key(error: BaseException) -> str | None:
@@ -180,6 +191,12 @@ def _misused_group(text: str) -> str | None:
     if double:
         choose = f"{double[1]}={double[2]}"
         return f"+{choose}: allowed: {choose}, as {double[1]} has an option already"
+    unused = re.search(r"^Could not override '(.*)'\. No match .* use \+(.*)$", text, re.DOTALL)
+    if unused and is_own():
+        # To add it to the configuration, as Hydra says, would change nothing, or not be possible.
+        return (
+            f"{unused[2]}: {help_command()} chooses nothing of it: see {help_command()} --cfg job"
+        )
     if text.startswith("Could not delete"):
         return f"{text}\n{_see_all()}"
     return None
@@ -194,8 +211,7 @@ def _no_option(error: ValueError) -> str | None:
         override = frame.f_locals.get("override")
         if frame.f_globals["__name__"] == _HYDRAS_GROUPS and isinstance(override, Override):
             key = override.key_or_group
-            options = ", ".join(frame.f_locals["repo"].get_group_options(key, ObjectType.CONFIG))
-            message = f"{override.input_line}: allowed: {options}"
+            message = f"{override.input_line}: allowed: {', '.join(_options_of(error, key))}"
             # A sweeper without a sampler would not start.
             none = "" if key.startswith("hydra/") else f"; or [] for none of them: {key}=[]"
             return message + none

@@ -61,9 +61,8 @@ def add(
     study = find_study(name, storage_url)
     space = searched_space(study)
     if len(arguments) == 1 and "=" not in arguments[0] and Path(arguments[0]).is_file():
-        raise SlicewiseError(
-            f"{arguments[0]} is a file: python -m sweep.enqueue {name} --csv {arguments[0]}"
-        )
+        as_file = shlex.join([name, "--csv", arguments[0]])
+        raise SlicewiseError(f"{arguments[0]} is a file: python -m sweep.enqueue {as_file}")
     points: list[Point] = [read_point(arguments, space)] if arguments else []
     if csv is not None:
         points += read_points(csv, space)
@@ -72,8 +71,8 @@ def add(
     if not points:
         key = next(iter(space.dimensions), "KEY")
         raise SlicewiseError(
-            f"no point is given: python -m sweep.enqueue {name} {key}=VALUE, --csv FILE, or "
-            "--best N --from STUDY"
+            f"no point is given: python -m sweep.enqueue {shlex.quote(name)} {key}=VALUE, "
+            "--csv FILE, or --best N --from STUDY"
         )
     if len(points) == 1 and (number := holder(study.trials, space, points[0])) is not None:
         raise SlicewiseError(f"{_shown(points[0])}: trial {number} has that point already")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from datetime import datetime
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from slicewise.errors import SlicewiseError
 from sweep.console import exit_code_of
+from sweep.passwords import without_password
 from sweep.study.attributes import FINISHED, STOPPED
 from sweep.study.copying import copy_study
 from sweep.study.places import study_folder
@@ -86,20 +88,21 @@ def copy(name: str, storage_url: str, target_url: str) -> None:
         SlicewiseError: There is no such study, or one of that name in the other storage.
     """
     study = find_study(name, storage_url)
-    target = open_storage(absolute_url(target_url))
+    target, shown = open_storage(absolute_url(target_url)), without_password(target_url)
     try:
         copied = copy_study(study, target, study.study_name)
     except DuplicatedStudyError as error:
+        remove_it = ["--remove", study.study_name, "--storage", shown]
         raise SlicewiseError(
-            f"--to={target_url}: study={study.study_name} is in it already; remove that first: "
-            f"python -m sweep.studies --remove {study.study_name} --storage {target_url}"
+            f"--to={shown}: study={study.study_name} is in it already; remove that first: "
+            f"python -m sweep.studies {shlex.join(remove_it)}"
         ) from error
     plan = read_plan(study)
     # From there the way to the folder is another.
     folder = str(study_folder(study))
     plan.earlier, plan.directory, plan.beside_storage = plan.before(folder), folder, None
     write_plan(copied, plan)
-    print(f"Copied study {study.study_name} with {len(study.trials)} trials to {target_url}.")
+    print(f"Copied study {study.study_name} with {len(study.trials)} trials to {shown}.")
 
 
 def main(arguments: list[str] | None = None) -> int:

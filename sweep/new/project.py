@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import keyword
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -74,7 +76,7 @@ def _checked_name(folder: Path, given: str | None) -> str:
     """What the package is called."""
     key, value = ("DIR", folder.name) if given is None else ("--name", given)
     name = re.sub(r"[-. ]+", "_", folder.name).lower() if given is None else given
-    hint = f"python -m sweep.new {folder.name or folder} --name my_package"
+    hint = _command(folder, "--name", "my_package")
     if not _ALLOWED.fullmatch(name) or keyword.iskeyword(name):
         raise ArgumentError(key, value, f"{_ALLOWED_IN_WORDS}, and no word of Python's", hint)
     if name in _TAKEN or _is_importable(name, folder):
@@ -96,11 +98,21 @@ def _is_importable(name: str, folder: Path) -> bool:
 
 def _check_empty(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise SlicewiseError(
-            f"{folder} is not empty\nA new one: python -m sweep.new {folder.name}-2"
-        )
+        raise SlicewiseError(f"{folder} is not empty\nA new one: {_command(_beside(folder))}")
     if folder.exists() and not folder.is_dir():
-        raise SlicewiseError(f"{folder} is a file\nA new one: python -m sweep.new {folder.name}-2")
+        raise SlicewiseError(f"{folder} is a file\nA new one: {_command(_beside(folder))}")
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-2")
+
+
+def _command(folder: Path, *options: str) -> str:
+    """The command for a folder, to be pasted into a shell here."""
+    place = os.path.relpath(folder)
+    # A name that begins so would be an option.
+    place = f"./{place}" if place.startswith("-") else place
+    return shlex.join(["python", "-m", "sweep.new", place, *options])
 
 
 @contextlib.contextmanager

@@ -184,7 +184,7 @@ def _checked(key: str, forms: Sequence[Any], shown: str, space: SearchSpace) -> 
     """A key and its value, as the space has them."""
     plain = {one.lstrip("+"): one for one in space.dimensions}
     if key.lstrip("+") not in plain:
-        known = ", ".join(space.dimensions)
+        known = ", ".join(space.dimensions) or "none"
         raise SlicewiseError(f"{shown}: allowed: a key that the study searches: {known}")
     own = plain[key.lstrip("+")]
     dimension = space.dimensions[own]

@@ -51,6 +51,11 @@ MISTAKES = [
     ("scheduler=cosine scheduler.final=2", "scheduler.final=2.0: allowed: a share from 0 to 1"),
     ("study=[", "study=["),
     ("hydra.run.dir=/proc/none/0", "hydra.run.dir=/proc/none: allowed: a folder that can be made"),
+    (
+        "logger=[csv,tensorbord]",
+        "logger=tensorbord: allowed: csv, mlflow, tensorboard, wandb\n"
+        "Did you mean logger=tensorboard?",
+    ),
     ("--multirun --info=all", "Only one of --run, --multirun, --cfg, --info"),
 ]
 
@@ -65,6 +70,25 @@ def test_a_mistake_is_one_message(
     assert message in said
     assert "Traceback" not in said
     assert not list(Path("multirun").rglob("student"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("budget.parameter=0.5", "Did you mean budget.parameters=0.5?\nSee all of them: "),
+        (
+            "experiment=tiny",
+            "experiment=tiny: python -m sweep.compress chooses nothing of it: see ",
+        ),
+        ("student=linear", "student=linear: python -m sweep.compress chooses nothing of it: see "),
+    ],
+)
+def test_the_other_program_shows_its_own_configuration(
+    command: Command, override: str, message: str
+) -> None:
+    done = command("sweep.compress", override)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"{message}python -m sweep.compress --cfg job\n")
 
 
 def test_a_multirun_without_one_possible_trial_fails_with_the_reason(

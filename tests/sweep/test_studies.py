@@ -114,7 +114,10 @@ def test_no_other_study_goes_with_its_folder(
 
 
 def test_it_copies_a_study_to_another_storage(
-    study: optuna.Study, folder: Path, capsys: pytest.CaptureFixture[str]
+    study: optuna.Study,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = "journal:///multirun/studies.log"
     save_note(study, "Mine.")
@@ -136,6 +139,18 @@ def test_it_copies_a_study_to_another_storage(
     assert watch.main(["mine", "--storage", target, "--once"]) == 0
     assert studies.main(["--copy", "mine", "--to", target]) == 1
     assert "study=mine is in it already; remove that first" in capsys.readouterr().err
+    # A server's URL may have a password in it, and says it to nobody.
+    monkeypatch.setattr(studies, "open_storage", lambda _: open_storage(target))
+    monkeypatch.setattr(studies, "absolute_url", lambda url: url)
+    secret = ["--copy", "mine", "--to", "postgresql+psycopg://me:secret@host/db"]
+    assert studies.main(secret) == 1
+    said = capsys.readouterr().err
+    assert "--remove mine --storage postgresql+psycopg://me@host/db" in said
+    optuna.delete_study(study_name="mine", storage=open_storage(target))
+    assert studies.main(secret) == 0
+    said += capsys.readouterr().out
+    assert "with 8 trials to postgresql+psycopg://me@host/db." in said
+    assert "secret" not in said
     assert studies.main(["--copy", "mine"]) == 1
     assert "belong together" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,30 @@ def test_the_folder_may_be_new_or_empty(
     said = capsys.readouterr().out
     assert ("  cd " in said) == (given != ".")
     assert "SLICEWISE_TRUSTED='project_x.*' python -m sweep --config-dir conf" in said
+
+
+@pytest.mark.parametrize(
+    "place", ["full", "full/file", "3d", "a/b c/class", "it's mine", "über", "-x", ".", "$x"]
+)
+def test_the_command_that_a_mistake_names_works(
+    place: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = folder / "class"
+    (here / "full").mkdir(parents=True)
+    (here / "full" / "file").touch()
+    monkeypatch.chdir(here)
+    assert main(["--", place]) == MISTAKE
+    _, command = capsys.readouterr().err.splitlines()
+    python, *typed = shlex.split(command[command.index("python -m sweep.new") :])
+    assert (python, typed[:2]) == ("python", ["-m", "sweep.new"])
+    if place == ".":
+        shutil.rmtree(here / "full")
+    assert main(typed[2:]) == 0
+    made, beside = here / place, place.startswith("full")
+    assert made.with_name(f"{made.name}-2").is_dir() if beside else (made / "conf").is_dir()
 
 
 @pytest.mark.parametrize(
