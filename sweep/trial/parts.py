@@ -50,7 +50,8 @@ def load_teacher(node: Node) -> TeacherSlice:
 def _teacher(node: str) -> TeacherSlice:
     """A teacher is loaded once per process, not once per trial."""
     settings = json.loads(node)
-    with waiting_for(" ".join(filter(None, ["Loading the teacher", settings.get("pretrained")]))):
+    place = settings.get("pretrained")
+    with waiting_for("Loading the teacher" if place is None else f"Loading the teacher {place}"):
         teacher: TeacherSlice = build("teacher", settings)
     return teacher
 

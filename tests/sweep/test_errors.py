@@ -72,6 +72,16 @@ def test_a_mistake_is_one_message(
     assert not list(Path("multirun").rglob("student"))
 
 
+def test_a_folder_may_be_called_by_a_number(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "1000").mkdir()
+    assert sweep("study=a", "experiment=[]", "teacher=bert_base", "teacher.pretrained=1000") == 1
+    said = capfd.readouterr().err
+    assert "teacher.pretrained=1000: allowed: a folder that transformers can load" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
