@@ -56,10 +56,15 @@ class Interrupts:
 
     As exceptions they could come between the start of a process and the note that it was
     started. Signals that someone else handles, or ignores, are left to them.
+
+    Attributes:
+        count: How often it was asked; one of each, and the same at once, are one request, as to
+            `stop_on_signals`. `timeout 3600 python -m sweep ...` sends two.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self._received: dict[int, float] = {}
         self.handle, self._writer = os.pipe()
         self._before: dict[int, Any] = {}
 
@@ -85,5 +90,10 @@ class Interrupts:
         os.read(self.handle, 1024)
 
     def _notice(self, number: int, frame: Any) -> None:
+        before, now = self._received.get(number), time.monotonic()
+        if self._received and (before is None or now - before < _AT_ONCE_SECONDS):
+            self._received.setdefault(number, now)
+            return
+        self._received[number] = now
         self.count += 1
         os.write(self._writer, b"!")

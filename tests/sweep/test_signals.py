@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -28,3 +29,23 @@ def test_one_of_each_signal_is_one_request() -> None:
         time.sleep(signals._AT_ONCE_SECONDS)
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
+
+
+def test_a_launcher_takes_for_one_request_what_a_fit_does() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        # It is raised at the end, when all was done but this.
+        with contextlib.suppress(KeyboardInterrupt), signals.Interrupts() as interrupts:
+            # As `timeout` does: to its child, and to its child's process group.
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.count == 1
+            time.sleep(signals._AT_ONCE_SECONDS)
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.count == 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

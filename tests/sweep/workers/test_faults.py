@@ -129,6 +129,8 @@ def test_a_second_interrupt_leaves_no_trial_that_seems_to_run(program: Program) 
     eventually(lambda: len(program.trials(TrialState.RUNNING)) == 2, "two trials")
     sweep.send(signal.SIGINT)
     eventually(lambda: "Ctrl-C kills at once" in sweep.said(), "the answer to the first")
+    # As fast as nobody types it would be the first again.
+    time.sleep(0.3)
     sweep.send(signal.SIGINT)
     assert sweep.wait() == INTERRUPTED
     trials = program.trials()

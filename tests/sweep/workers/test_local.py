@@ -453,6 +453,9 @@ def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
         for line in app.stdout:
             if "Stopping 2 jobs" in line:
                 break
+        # What comes as soon is no second one: nobody types as fast.
+        app.send_signal(signal.SIGINT)
+        time.sleep(0.3)
         assert all(map(is_alive, family))
         app.send_signal(signal.SIGINT)
         app.wait(10)
