@@ -197,6 +197,8 @@ def _misused_group(text: str) -> str | None:
         return (
             f"{unused[2]}: {help_command()} chooses nothing of it: see {help_command()} --cfg job"
         )
+    if "'BasicSweeperConf'" in text:
+        return "hydra/sweeper=basic: allowed: optuna_workers, optuna, which keep a study"
     if text.startswith("Could not delete"):
         return f"{text}\n{_see_all()}"
     return None
@@ -221,7 +223,9 @@ def _no_option(error: ValueError) -> str | None:
 def _no_folder(error: OSError) -> str | None:
     """Hydra makes the folder of a single job, and does not say whose name it had."""
     places = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [place for place in places if place != "pathlib"]
+    own = [place for place in places if place not in ("pathlib", "omegaconf.omegaconf")]
+    if own[-1:] == [_HYDRAS_FLAGS]:
+        return f"--experimental-rerun: allowed: a folder that a job has left: {error}"
     if own[-1:] != [_HYDRAS_FOLDERS]:
         return None
     return f"hydra.run.dir={error.filename}: allowed: a folder that can be made: {error.strerror}"

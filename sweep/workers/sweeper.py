@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.waiting import waiting_for
 from sweep.any_application import FORCED, AnyApplication
 from sweep.child import dismiss_ahead
-from sweep.command_line import command_of_study, speak_for, study_override
+from sweep.command_line import STUDY_NAME, command_of_study, speak_for, study_override
 from sweep.console import Interrupted
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
 from sweep.overrides import override_text
@@ -88,6 +89,7 @@ from sweep.study.storage import (
     open_storage,
     refuse_network_file,
     short_url,
+    storage_file,
     storage_url,
 )
 from sweep.study.warm_start import check_that_it_learns, trials_of
@@ -238,7 +240,8 @@ def sweep(
     with waiting_for("Opening the study's storage"):
         opened = open_storage(url)
     if not _has_trials(name, opened):
-        _check_folder(name, directory, study_override() if application is None else _FOLDER_KEY)
+        another = study_override() if application is None else _FOLDER_KEY
+        _check_folder(name, directory, another, _kept_there(opened, directory))
         if application is None:
             _check_apart(name, opened)
     _make_folder(directory)
@@ -698,14 +701,33 @@ def _has_trials(name: str, storage: BaseStorage) -> bool:
     return bool(load_study(name, storage).get_trials(deepcopy=False))
 
 
-def _check_folder(name: str, directory: Path, another: str) -> None:
+def _kept_there(storage: BaseStorage, directory: Path) -> str | None:
+    """The study that a folder holds with its storage: it need not be called as the folder is."""
+    file = storage_file(storage)
+    if file is None or file.absolute().parent != directory:
+        return None
+    names = optuna.get_all_study_names(storage)
+    return names[0] if len(names) == 1 else None
+
+
+def _check_folder(name: str, directory: Path, another: str, kept: str | None) -> None:
     """A new study must not mix its trials with those of another, or of one that is forgotten.
 
     Args:
         name: The study's.
         directory: Its folder.
         another: The override that chooses another one.
+        kept: The study that the folder holds, where it was renamed.
     """
+    if any(record_files(directory)) and kept is not None:
+        own = [
+            f"{STUDY_NAME}={override_text(kept)}",
+            f"{_FOLDER_KEY}={override_text(os.path.relpath(directory))}",
+        ]
+        raise SlicewiseError(
+            f"{directory} holds study {kept}, and no study {name}: to go on with it, "
+            f"{shlex.join(own)}"
+        )
     if any(record_files(directory)):
         raise SlicewiseError(
             f"{directory} holds trials of another study than {name} in this storage: "

@@ -56,6 +56,8 @@ MISTAKES = [
         "logger=tensorbord: allowed: csv, mlflow, tensorboard, wandb\n"
         "Did you mean logger=tensorboard?",
     ),
+    ("--experimental-rerun=none", "--experimental-rerun: allowed: a folder that a job has left"),
+    ("--multirun hydra/sweeper=basic", "hydra/sweeper=basic: allowed: optuna_workers, optuna"),
     ("--multirun --info=all", "Only one of --run, --multirun, --cfg, --info"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
+from sweep import rerun
 from sweep.study.storage import open_storage
 from tests.sweep.conftest import Sweep
 
@@ -158,6 +160,21 @@ def test_no_study_lies_in_the_folder_of_another(
     assert f"study={other}: allowed: a folder apart from that of study a/b" in said
     assert optuna.get_all_study_names(url) == ["a/b"]
     assert not (folder / "multirun" / other).exists()
+
+
+def test_a_study_that_was_renamed_with_its_storage_goes_on(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = ("-m", "hydra.sweeper.storage=null")
+    assert sweep(*own, "study=a", "student.qkv_layers=0") == 0
+    (folder / "multirun/a").rename(folder / "multirun/b c")
+    assert sweep(*own, "study='b c'", "student.qkv_layers=0,1") == 1
+    said = capfd.readouterr().err
+    assert "holds study a, and no study b c" in said
+    goes_on = said.rstrip().partition("to go on with it, ")[2]
+    assert sweep(*own, *shlex.split(goes_on), "student.qkv_layers=0,1") == 0
+    assert "Study a: 2 complete." in capfd.readouterr().out
+    assert rerun.main(["multirun/b c/0"]) == 0
 
 
 @pytest.mark.parametrize("name", [".cache", "a/.cache", "../a", "a//b", "a/."])
