@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import shlex
 import signal
 import socket
 import sys
@@ -12,13 +14,14 @@ from typing import TYPE_CHECKING, NoReturn
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import exit_code_of
 from sweep.passwords import without_password
-from sweep.study.plan import DEFAULT_STORAGE
+from sweep.study.plan import DEFAULT_STORAGE, command_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 # How long the server waits, when it is ended, for the note that is being written.
 _LAST_NOTE_SECONDS = 10.0
+_HOST, _PORT, _LAST_PORT = "127.0.0.1", 8080, 65535
 
 
 def serve(storage_url: str, host: str, port: int) -> None:
@@ -35,7 +38,7 @@ def serve(storage_url: str, host: str, port: int) -> None:
     quiet_optuna()
     existing_file(storage_url)
     storage = open_storage(absolute_url(storage_url))
-    _check_port(host, port)
+    _check_port(host, port, storage_url)
     print(
         f"Dashboard of {without_password(storage_url)}: http://{host}:{port}/  (Ctrl-C ends it)",
         flush=True,
@@ -71,8 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         description="Look at the studies of a storage in the browser.",
     )
     parser.add_argument("--storage", default=DEFAULT_STORAGE, help="URL (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="port (default: %(default)s)")
+    parser.add_argument("--host", default=_HOST, help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=_PORT, help="port (default: %(default)s)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -97,7 +100,7 @@ def _leave(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, storage_url: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -106,9 +109,17 @@ def _check_port(host: str, port: int) -> None:
         except OverflowError:
             raise ArgumentError("--port", port, "0 to 65535") from None
         except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise ArgumentError(
+                    "--host", host, f"an address of this machine: {error.strerror}"
+                ) from error
+            # Those below 1024 are the administrator's.
+            free = port + 1 if 1024 <= port < _LAST_PORT else _PORT
+            command = command_of("sweep.dashboard", None, storage_url)
+            place = [] if host == _HOST else ["--host", host]
             raise SlicewiseError(
                 f"--port={port}: cannot listen on {host}:{port}: {error.strerror}; "
-                f"try: python -m sweep.dashboard --port {port + 1}"
+                f"try: {command} {shlex.join([*place, '--port', str(free)])}"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -80,9 +81,18 @@ def test_a_port_that_is_taken_names_another(
         taken.listen()
         port = taken.getsockname()[1]
         assert dashboard.main(["--port", str(port)]) == 1
-    said = capsys.readouterr().err
-    assert f"--port={port}: cannot listen" in said
-    assert f"python -m sweep.dashboard --port {port + 1}" in said
+        said = capsys.readouterr().err
+        assert f"--port={port}: cannot listen" in said
+        assert f"python -m sweep.dashboard --port {port + 1}" in said
+        # With all else that was typed.
+        Path("multirun/studies.db").rename("it's.db")
+        elsewhere = ["--storage", "sqlite:///it's.db", "--host", "0.0.0.0", "--port", str(port)]
+        assert dashboard.main(elsewhere) == 1
+        said += capsys.readouterr().err
+        assert shlex.join([*elsewhere[:-1], str(port + 1)]) in said
+    assert dashboard.main(["--storage", "sqlite:///it's.db", "--host", "no.invalid"]) == 1
+    said += capsys.readouterr().err
+    assert "--host=no.invalid: allowed: an address of this machine" in said
     assert "Traceback" not in said
 
 
