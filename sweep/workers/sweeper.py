@@ -237,14 +237,20 @@ def sweep(
     if metrics is not None:
         # What is refused leaves nothing of this study.
         trials_of(others, metrics, directions, space, config, _group_of(hydra_context))
+    _make_folder(directory)
     with waiting_for("Opening the study's storage"):
         opened = open_storage(url)
     if not _has_trials(name, opened):
         another = study_override() if application is None else _FOLDER_KEY
-        _check_folder(name, directory, another, _kept_there(opened, directory))
-        if application is None:
-            _check_apart(name, opened)
-    _make_folder(directory)
+        try:
+            _check_folder(name, directory, another, _kept_there(opened, directory))
+            if application is None:
+                _check_apart(name, opened)
+        except SlicewiseError:
+            # Where it was made for this, and nothing is in it.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            raise
     # Workers ask with samplers of their own, of the space as the study has it.
     study = open_study(name, opened, directions)
     rules = DECIDES if application is None else {"hydra": False, "resume": not force}
