@@ -6,7 +6,6 @@ its own.
 
 from __future__ import annotations
 
-import csv
 import logging
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,6 +23,7 @@ from sweep.compress.plans import ChosenPlan, Plans
 from sweep.compress.result import Result
 from sweep.trial.metrics import METRICS_NAME
 from sweep.trial.record import TrialRecord, record_files
+from sweep.trial.rows import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -240,13 +240,11 @@ def _read_curves(path: Path) -> dict[str, Curve]:
     """All columns of a metrics.csv, by optimizer steps done; of a step twice, the last counts."""
     found: dict[str, dict[int, float]] = {}
     try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                step = int(row.pop("step")) + 1
-                row.pop("epoch", None)
-                for name, value in row.items():
-                    if value:
-                        found.setdefault(name, {})[step] = float(value)
+        for row in read_rows(path):
+            step = int(row.pop("step")) + 1
+            row.pop("epoch", None)
+            for name, value in row.items():
+                found.setdefault(name, {})[step] = float(value)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {name: sorted(points.items()) for name, points in found.items()}

@@ -7,7 +7,6 @@ with what the storage knows of it.
 from __future__ import annotations
 
 import copy
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from sweep.study.plan import Plan, read_plan
 from sweep.study.presence import Heartbeat, read_heartbeats
 from sweep.trial.metrics import METRICS_NAME, Metrics
 from sweep.trial.record import RECORD_NAME, SEED_FOLDER
+from sweep.trial.rows import read_rows
 from sweep.view.summary import objective_names, ranked
 
 Curve = list[tuple[int, float]]
@@ -259,8 +259,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
 def _read_curve(directory: Path) -> Curve:
     """The validations in metrics.csv: with several directions the storage has none."""
     try:
-        with (directory / METRICS_NAME).open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("valid_l1")]
+        rows = [row for row in read_rows(directory / METRICS_NAME) if "valid_l1" in row]
         return [(int(row["step"]) + 1, float(row["valid_l1"])) for row in rows]
     except (OSError, ValueError, KeyError):
         return []

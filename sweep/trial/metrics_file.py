@@ -11,7 +11,6 @@ import io
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -20,6 +19,7 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from slicewise.atomic import write_atomically
 from sweep.trial.active import active_trial
+from sweep.trial.rows import read_rows
 
 
 class MetricsFile(CSVLogger):
@@ -99,7 +99,7 @@ class _Rows(ExperimentWriter):
     def begin(self, step: int) -> None:
         """Keeps the rows of earlier steps."""
         self._begun = True
-        kept = [row for row in self._read() if float(row["step"]) < step]
+        kept = [row for row in read_rows(Path(self.metrics_file_path)) if float(row["step"]) < step]
         self.metrics_keys = sorted({key for row in kept for key in row})
         if kept:
             self._replace(kept)
@@ -115,19 +115,9 @@ class _Rows(ExperimentWriter):
         """Lightning's deletes the file."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._replace(self._read())
+        self._replace(read_rows(Path(self.metrics_file_path)))
 
-    def _read(self) -> list[dict[str, Any]]:
-        try:
-            with open(self.metrics_file_path, newline="") as file:
-                lines = file.readlines()
-        except FileNotFoundError:
-            return []
-        # The machine may have gone down while it wrote the last one.
-        whole = [line for line in lines if line.endswith("\n")]
-        return [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(whole)]
-
-    def _replace(self, rows: list[dict[str, Any]]) -> None:
+    def _replace(self, rows: list[dict[str, str]]) -> None:
         content = io.StringIO(newline="")
         writer = csv.DictWriter(content, self.metrics_keys)
         writer.writeheader()
