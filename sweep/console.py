@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import re
 import sys
 import traceback
@@ -89,6 +90,21 @@ def message_of(error: BaseException) -> str | None:
     if type(error).__name__ == _STORAGE_ERROR and error.__cause__ is not None:
         return _no_storage(error.__cause__)
     return None
+
+
+def warn_of(log: logging.Logger, what: str, error: Exception) -> None:
+    """Logs what failed and is no reason to fail for: in one line, unless the error is a bug.
+
+    Args:
+        log: Whose.
+        what: "Could not write the report".
+        error: Why: a disk that is full, say.
+    """
+    reason = error.strerror or str(error) if isinstance(error, OSError) else message_of(error)
+    if reason is None:
+        log.warning(what, exc_info=error)
+    else:
+        log.warning("%s: %s", what, reason.partition("\n")[0])
 
 
 def _no_storage(cause: BaseException) -> str:

@@ -33,6 +33,7 @@ from sweep.compress.result import Figures, Result
 from sweep.compress.settings import CompressSettings
 from sweep.compress.texts import held_out_texts, with_smaller_vocabulary
 from sweep.compress.workbench import Workbench, open_workbench
+from sweep.console import warn_of
 from sweep.trial.hardware import processor
 from sweep.trial.record import TrialRecord, record_files
 from sweep.view.summary import REPORT_NAME
@@ -85,8 +86,8 @@ def _write_report(folder: Path) -> None:
     """Writes the report; a compression does not fail for want of it."""
     try:
         write_report(folder)
-    except Exception:
-        log.warning("Could not write the report", exc_info=True)
+    except Exception as error:
+        warn_of(log, "Could not write the report", error)
 
 
 def best_healed(healing: Path) -> tuple[Path, TrialRecord]:

@@ -20,6 +20,8 @@ from typing import Any
 
 import optuna
 
+from sweep.console import warn_of
+
 log = logging.getLogger(__name__)
 
 # Rounds without a sign after which a participant is dead.
@@ -171,9 +173,9 @@ class Presence:
                     self.show()
                     shown = time.monotonic()
                 self._check()
-            except Exception:
+            except Exception as error:
                 # A round that failed is a round missed; the thread must outlive it.
-                log.warning("Could not show that %s lives", self._name, exc_info=True)
+                warn_of(log, f"Could not show that {self._name} lives", error)
 
 
 def seems_swept(study: optuna.Study) -> bool:

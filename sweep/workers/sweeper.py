@@ -34,7 +34,7 @@ from slicewise.waiting import waiting_for
 from sweep.any_application import FORCED, AnyApplication
 from sweep.child import dismiss_ahead
 from sweep.command_line import STUDY_NAME, command_of_study, speak_for, study_override
-from sweep.console import Interrupted
+from sweep.console import Interrupted, warn_of
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
 from sweep.overrides import override_text
 from sweep.passwords import take_password, take_passwords
@@ -429,8 +429,8 @@ def _write_report(study: optuna.Study, directory: Path, storage: str) -> None:
     """Writes the report; a sweep does not fail for want of it."""
     try:
         write_report(study, directory, storage)
-    except Exception:
-        log.warning("Could not write the report", exc_info=True)
+    except Exception as error:
+        warn_of(log, "Could not write the report", error)
 
 
 def _is_resume(argument: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 
-from sweep.console import exit_code_of
+from sweep.console import exit_code_of, warn_of
 from tests.sweep.conftest import Sweep
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -152,3 +154,30 @@ def test_a_database_that_takes_nothing_is_one_message(
     assert "the study's storage cannot be written to: " in said
     assert "full" in said
     assert "Traceback" not in said
+
+
+def _refused_by_the_disk() -> StorageInternalError:
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = OSError("disk is full")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a"), "No space left on device"),
+        (
+            _refused_by_the_disk(),
+            "the study's storage cannot be written to: disk is full",
+        ),
+        (ZeroDivisionError("a bug"), None),
+    ],
+)
+def test_what_may_fail_is_a_line_unless_it_is_a_bug(
+    error: Exception, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of(logging.getLogger("a"), "Could not write the report", error)
+    assert ("a bug" in caplog.text) == (said is None)
+    expected = "Could not write the report" + (f": {said}" if said else "")
+    assert caplog.messages == [expected]
+    assert (caplog.records[0].exc_info is None) == (said is not None)
