@@ -175,21 +175,12 @@ class ObeyStudy(BetweenSteps):
                 if isinstance(callback, ResumePoint):
                     callback.save(trainer)
 
-    def on_train_batch_start(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        # Not as soon as it is saved: by now Lightning has logged the step.
-        self._leave_if_told(trainer)
-
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        self._leave_if_told(trainer)
+    def once_logged(self, trainer: lightning.Trainer) -> None:
+        # Not as soon as it is saved.
+        if self._verdict is _Verdict.STOP:
+            raise TrialStopped(f"stopped at step {trainer.global_step}")
+        if self._verdict is _Verdict.LOST:
+            raise TrialLost
 
     def _flags(self) -> _Verdict:
         if self.active.abandoned.is_set():
@@ -200,9 +191,3 @@ class ObeyStudy(BetweenSteps):
         """Lightning would leave in the middle of a validation, without a checkpoint."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
-
-    def _leave_if_told(self, trainer: lightning.Trainer) -> None:
-        if self._verdict is _Verdict.STOP:
-            raise TrialStopped(f"stopped at step {trainer.global_step}")
-        if self._verdict is _Verdict.LOST:
-            raise TrialLost

@@ -30,6 +30,18 @@ class BetweenSteps(Callback):
     def between_steps(self, trainer: lightning.Trainer) -> None:
         """The fit rests."""
 
+    def once_logged(self, trainer: lightning.Trainer) -> None:
+        """Lightning has logged the step since: before the next one, and at an epoch's end."""
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        self.once_logged(trainer)
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -59,6 +71,7 @@ class BetweenSteps(Callback):
     ) -> None:
         if trainer.global_step != trainer.max_steps:
             self.between_steps(trainer)
+        self.once_logged(trainer)
 
 
 class ResumePoint(BetweenSteps):
@@ -91,19 +104,7 @@ class ResumePoint(BetweenSteps):
         if agreed(lambda: time.monotonic() - self._saved >= self.every_seconds):
             self.save(trainer)
 
-    def on_train_batch_start(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        self._finish(trainer)
-
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
+    def once_logged(self, trainer: lightning.Trainer) -> None:
         self._finish(trainer)
 
     def on_exception(
