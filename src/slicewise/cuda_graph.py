@@ -143,6 +143,8 @@ class Captured:
                 cause = error.__context__ or error
                 log.warning("No CUDA graph of %s: %s", self.name, str(cause).partition("\n")[0])
                 return None
+        # There torch has just set the seed that each replay sets again here.
+        current.wait_stream(self._stream)
         return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
 
 
