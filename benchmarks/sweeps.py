@@ -174,9 +174,12 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
     )
     whole = not math.isnan(article)
     for name, added in [
-        ("as it is", []),
-        ("side by side", [f"hydra.sweeper.side_by_side={min(trials, 8)}"]),
-        ("no cache", ["data.cache=off", "hydra.sweeper.n_trials=2"]),
+        ("as it is, side by side", []),
+        ("one after the other", ["hydra.sweeper.side_by_side=1"]),
+        (
+            "no cache",
+            ["data.cache=off", "hydra.sweeper.n_trials=2", "hydra.sweeper.side_by_side=1"],
+        ),
     ]:
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
@@ -195,7 +198,7 @@ def on_gpu(trials: int, steps: int, overrides: list[str], size: tuple[int, int, 
             f"{article * done / trials / taken:.1f}",
             f"{found.first - began:.1f}",
         ]
-        if name == "side by side":
+        if not added:
             cells += [""] * 5
         else:
             cells += [

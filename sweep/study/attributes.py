@@ -9,6 +9,8 @@ IDENTITY = "slicewise"
 PLAN = "plan"
 STOPPED = "stopped"
 ERAS = "fixed_before"
+# The sweep whose workers go on with one trial at a time.
+ONE_BY_ONE = "one_by_one"
 
 # Of a trial.
 WORKER = "worker"

@@ -36,6 +36,7 @@ from sweep.study.attributes import (
     DIRECTORY,
     FINISHED,
     IMPOSSIBLE,
+    ONE_BY_ONE,
     REASON,
     STOPPED,
     WORKER,
@@ -218,6 +219,14 @@ class SharedStudy:
                 self._retry(self.storage.get_trial(trial._trial_id), death)
 
         self._decided(decide)
+
+    def go_on_one_by_one(self, sweep: str) -> None:
+        """Has those workers of a sweep that begin from here on run one trial at a time."""
+        self.study.set_user_attr(ONE_BY_ONE, sweep)
+
+    def goes_one_by_one(self, sweep: str) -> bool:
+        """Whether they are to."""
+        return self.study.user_attrs.get(ONE_BY_ONE) == sweep
 
     def tell(
         self,

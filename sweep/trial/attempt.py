@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sweep.devices import broken_gpu
 from sweep.trial.active import ActiveTrial
 from sweep.trial.loggers import Trackers
-from sweep.trial.outcome import Crowded, End, Outcome, TrialLost, is_out_of_memory
+from sweep.trial.outcome import (
+    Crowded,
+    End,
+    Outcome,
+    ProcessBroken,
+    TrialLost,
+    is_out_of_memory,
+)
 from sweep.trial.record import TrialRecord
 from sweep.trial.run import Share
 from sweep.trial.task import Task
@@ -86,4 +94,7 @@ def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
         return Outcome.of(TrialLost())
     if is_out_of_memory(error) and active.has_company():
         return Outcome.of(Crowded())
+    if outcome.end is End.CRASHED and active.has_company() and (said := broken_gpu()) is not None:
+        # Any of those that run in this process may have done it.
+        return Outcome.of(ProcessBroken(said))
     return outcome

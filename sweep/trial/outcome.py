@@ -44,7 +44,14 @@ class RankDied(SlicewiseError):
 
 
 class ProcessBroken(SlicewiseError):
-    """This process can run nothing more on its GPU; another one can."""
+    """This process can run nothing more on its GPU; another one can.
+
+    Args:
+        said: What the GPU says to everything from now on.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"this process can use its GPU no more ({said}); the same command goes on")
 
 
 class End(Enum):
@@ -171,7 +178,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _end_of(error: BaseException, swept: Collection[str]) -> End:
-    if isinstance(error, RankDied) or _is_lost_contact(error):
+    if isinstance(error, (RankDied, ProcessBroken)) or _is_lost_contact(error):
         return End.LOST
     if isinstance(error, TrialStopped):
         return End.STOPPED

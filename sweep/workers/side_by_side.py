@@ -34,7 +34,8 @@ from sweep.workers.turns import Seat, Turns
 log = logging.getLogger(__name__)
 
 # Past it a GPU gains little (docs/performance.md), and the sampler knows less of what came before.
-# Where the teacher is asked anew for each batch: once for all of them.
+_ON_A_GPU = 8
+# On a CPU, where the teacher is asked anew for each batch: once for all of them.
 _WITH_THE_TEACHER_COMPUTED = 4
 # Each has a CUDA stream of its own, and three for its graphs; torch has 64 in all.
 _MOST = 10
@@ -46,19 +47,18 @@ _MARGIN = 1.25
 _OF_THE_PROCESS = ("trainer", "steps")
 
 _KEY = "hydra.sweeper.side_by_side"
-_UNTRIED = (
-    "%s=%s: an experiment on a GPU: the likely cause of an illegal memory access, which once ended "
-    "all trials of a worker, is mended, but no GPU has tried it since"
-)
 
 
-def settled(side_by_side: Any, config: DictConfig, task_function: TaskFunction) -> int:
+def settled(
+    side_by_side: Any, config: DictConfig, task_function: TaskFunction, workers: int = 1
+) -> int:
     """How many trials a worker runs side by side at most.
 
     Args:
         side_by_side: A number, or `auto`.
         config: The sweep's.
         task_function: What runs a trial; its attribute `side_by_side` says that it can.
+        workers: How many there are on this machine.
 
     Raises:
         ArgumentError: It is no such number, or trials have to run one at a time.
@@ -71,18 +71,17 @@ def settled(side_by_side: Any, config: DictConfig, task_function: TaskFunction) 
     reason = _why_one_at_a_time(config, task_function)
     if reason is None:
         if side_by_side == "auto":
-            return _automatic(config)
-        if on_gpu(config):
-            log.warning(_UNTRIED, _KEY, side_by_side)
+            return _automatic(config, workers)
         return int(side_by_side)
     if side_by_side == "auto":
         return 1
     raise ArgumentError(_KEY, side_by_side, f"1, or auto: {reason}")
 
 
-def _automatic(config: DictConfig) -> int:
+def _automatic(config: DictConfig, workers: int) -> int:
     if on_gpu(config):
-        return 1
+        # Several processes on one GPU fill it by themselves.
+        return _ON_A_GPU if workers <= len(visible_gpus()) else 1
     is_computed = OmegaConf.select(config, "data.cache") in ("off", False)
     return _WITH_THE_TEACHER_COMPUTED if is_computed else 1
 

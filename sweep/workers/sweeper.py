@@ -220,7 +220,7 @@ def sweep(
     if devices > 1 or config.hydra.runtime.choices.get("hydra/launcher") != "local":
         # Ranks are processes of their own; another launcher starts its workers itself.
         dismiss_ahead()
-    beside = settled(side_by_side, config, task_function)
+    beside = settled(side_by_side, config, task_function, workers)
     points = _given_points(enqueue, space.with_asked(config))
     sampler_name = str(config.hydra.runtime.choices.get("hydra/sweeper/sampler"))
     names = _names(warm_start)

@@ -146,7 +146,9 @@ class Worker:
             if mistake is not None:
                 return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
         if self.side_by_side > 1:
-            return self._work_side_by_side(name, shared, watch, composer)
+            if not shared.goes_one_by_one(self.sweep):
+                return self._work_side_by_side(name, shared, watch, composer)
+            log.warning("One trial at a time: a GPU failed while several ran side by side")
         ran = 0
         while not watch.stop.is_set():
             asked = time.monotonic()
@@ -226,6 +228,9 @@ class Worker:
             raise
         if outcome.end is End.LOST:
             shared.put_back(trial, name, outcome.reason)
+            if isinstance(outcome.error, ProcessBroken):
+                shared.go_on_one_by_one(self.sweep)
+                raise outcome.error
             if started_by_torchrun():
                 # It started the ranks, and starts them again.
                 raise RankDied(outcome.reason)
@@ -243,10 +248,7 @@ class Worker:
         elif told and outcome.end is End.PRUNED:
             log.info("Trial %d %s", trial.number, outcome.reason)
         if outcome.end is End.CRASHED and (said := broken_gpu()) is not None:
-            # All further trials of this process would fail.
-            raise ProcessBroken(
-                f"this process can use its GPU no more ({said}); the same command goes on"
-            )
+            raise ProcessBroken(said)
         return outcome
 
     def _outcome(self, active: StudyTrial, composer: TrialComposer) -> Outcome:

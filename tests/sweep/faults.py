@@ -85,15 +85,27 @@ class KillDuring(Callback):
 
 
 class BreakGpu(Callback):
-    """In a step of one of the trials, CUDA refuses its process all further work."""
+    """In a step of one of the trials, CUDA refuses its process all further work.
 
-    def __init__(self, trial: int) -> None:
+    Args:
+        trial: Its number.
+        once: Only in the first process.
+    """
+
+    def __init__(self, trial: int, once: bool = False) -> None:
         self.trial = trial
+        self.once = once
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if running().number == self.trial:
+            if self.once:
+                mark = Path(trainer.default_root_dir).parent / "broken"
+                if mark.exists():
+                    return
+                mark.touch()
             torch.cuda.is_initialized = lambda: True  # type: ignore[method-assign]
             torch.cuda.synchronize = self._refuse
+            torch.cuda.current_stream = lambda *_: None  # type: ignore[assignment, return-value]
             self._refuse()
 
     def _refuse(self, *_: Any) -> None:

@@ -167,6 +167,20 @@ def test_a_worker_whose_gpu_refuses_all_work_is_replaced(program: Program) -> No
     assert "Job #0 died" in said
 
 
+def test_what_a_gpu_refuses_to_several_is_tried_again_one_by_one(program: Program) -> None:
+    """Any of those side by side may have done it: none has failed."""
+    broken = "+callbacks.broken={_target_: tests.sweep.faults.BreakGpu, trial: 1, once: true}"
+    beside = "hydra.sweeper.side_by_side=3"
+    sweep = program.start(broken, beside, SAVE_OFTEN, "student.qkv_layers=0,1,2,3")
+    assert sweep.wait() == 0, sweep.said()
+    program.assert_complete(4)
+    attempts = [trial.user_attrs.get(ATTEMPTS, 0) for trial in program.trials()]
+    assert attempts == [0, 1, 0, 0]
+    said = sweep.said()
+    assert "this process can use its GPU no more (CUDA error: an illegal memory access was" in said
+    assert said.count("One trial at a time: a GPU failed while several ran side by side") == 1
+
+
 def test_a_suspended_worker_that_wakes_up_leaves_its_trial_to_the_other(program: Program) -> None:
     sweep = program.start(
         *(TWO_WORKERS, SAVE_OFTEN, *LONG_TRIALS),

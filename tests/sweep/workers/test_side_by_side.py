@@ -429,6 +429,18 @@ def test_by_itself_it_is_one_on_a_cpu_unless_the_teacher_is_asked_anew() -> None
     assert settled("auto", config, application.run) == 4
 
 
+@pytest.mark.parametrize(("gpus", "workers", "expected"), [(1, 1, 8), (1, 2, 1), (2, 2, 8)])
+def test_by_itself_it_is_eight_on_a_gpu_that_a_worker_has_for_itself(
+    gpus: int, workers: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.workers.side_by_side.visible_gpus", lambda: list(range(gpus)))
+    config = configuration("trainer.accelerator=gpu")
+    assert settled("auto", config, application.run, workers) == expected
+    assert settled(3, config, application.run, workers) == 3
+    alone = configuration("trainer.accelerator=gpu", "hydra.sweeper.max_retries=0")
+    assert settled("auto", alone, application.run, workers) == 1
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
