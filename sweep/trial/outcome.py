@@ -170,6 +170,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """An error in words, for records and tables."""
     text = str(error).strip()
+    if isinstance(error, RuntimeError) and text.startswith("CUDA error"):
+        # Four lines of torch's on how to look for its cause follow each.
+        text = text.partition("\n")[0]
     if isinstance(error, (SlicewiseError, FitFailed, TrialPruned, TrialStopped)):
         return text
     if is_out_of_memory(error):

@@ -226,11 +226,12 @@ class Worker:
             # It leaves at once, and is no dead worker: that would count against the trial.
             shared.put_back(trial, name)
             raise
+        if isinstance(outcome.error, ProcessBroken):
+            shared.put_back(trial, name, "the GPU failed under several trials")
+            shared.go_on_one_by_one(self.sweep)
+            raise outcome.error
         if outcome.end is End.LOST:
             shared.put_back(trial, name, outcome.reason)
-            if isinstance(outcome.error, ProcessBroken):
-                shared.go_on_one_by_one(self.sweep)
-                raise outcome.error
             if started_by_torchrun():
                 # It started the ranks, and starts them again.
                 raise RankDied(outcome.reason)

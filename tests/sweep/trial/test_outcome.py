@@ -26,3 +26,9 @@ from sweep.trial.outcome import Outcome, is_out_of_memory
 def test_memory_that_ran_out_is_told_from_other_errors(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
     assert Outcome.of(error).reason.startswith("out of memory: ") is expected
+
+
+def test_what_cuda_refuses_is_told_in_a_line() -> None:
+    said = "CUDA error: an illegal memory access was encountered"
+    error = torch.AcceleratorError(f"{said}\nCompile with `TORCH_USE_CUDA_DSA` to enable ...")
+    assert Outcome.of(error).reason == f"AcceleratorError: {said}"
