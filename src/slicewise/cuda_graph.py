@@ -84,9 +84,10 @@ class Captured:
 
     def __call__(self, *arguments: Tensor | None) -> Tensors:
         """What the function returns for the arguments; the next call may write over it."""
-        if self._refused or not any(a is not None and a.is_cuda for a in arguments):
+        gpu = next((a.get_device() for a in arguments if a is not None and a.is_cuda), None)
+        if self._refused or gpu is None:
             return self.function(*arguments)
-        self._wait_for_last_call()
+        self._wait_for_last_call(gpu)
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
         if recorded is None:
@@ -104,10 +105,11 @@ class Captured:
         recorded.graph.replay()
         return recorded.outputs
 
-    def _wait_for_last_call(self) -> None:
+    def _wait_for_last_call(self, gpu: int) -> None:
         """Behind a call on another stream, and what was done with its results: they lie in the
         same place."""
-        current, last = torch.cuda.current_stream(), self._callers
+        # By its number: torch takes ten times as long to find out which GPU is meant.
+        current, last = torch.cuda.current_stream(gpu), self._callers
         if last is not None and last != current:
             current.wait_stream(last)
         self._callers = current

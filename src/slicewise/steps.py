@@ -167,9 +167,7 @@ class ManualDistiller(Distiller):
     def validation_step(self, batch: tuple[BatchIndex, ...], batch_idx: int) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for index in batch:
-            with torch.autocast(self.device.type, enabled=False):
-                made = data.kept_batch(index, self.device)
-            self._validate(made)
+            self._validate(data.kept_batch(index, self.device))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -221,9 +219,7 @@ class ManualDistiller(Distiller):
     def _take_step(self, index: BatchIndex, step: int) -> Tensor:
         """Makes a batch and learns from it; returns the loss, until the next step."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        # Where Lightning would make it: before it enters autocast.
-        with torch.autocast(self.device.type, enabled=False):
-            batch = data.kept_batch(index, self.device)
+        batch = data.kept_batch(index, self.device)
         targets = self.targets
         shared = targets if isinstance(targets, CachedTargets) else None
         known = shared.find(batch) if shared is not None else targets(batch)

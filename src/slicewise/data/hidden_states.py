@@ -268,17 +268,22 @@ class HiddenStatesDataModule(LightningDataModule, ABC):
             return self._recent_batch(index, device)
         batch = self._valid.get((index, device))
         if batch is None:
-            batch = self.make_batch(index, device)
+            batch = self._made(index, device)
             size = batch.hidden_states.nbytes
             if self._kept + size <= _MOST_KEPT:
                 self._kept += size
                 self._valid[index, device] = batch
         return batch
 
+    def _made(self, index: BatchIndex, device: torch.device) -> Batch:
+        # As where Lightning makes it: before it enters autocast.
+        with torch.autocast(device.type, enabled=False):
+            return self.make_batch(index, device)
+
     def _recent_batch(self, index: BatchIndex, device: torch.device) -> Batch:
         """As `make_batch`; made once for all fits that are at the same place of the stream."""
         batch = self.recent.find((index, device))
         if batch is None:
-            batch = self.make_batch(index, device)
+            batch = self._made(index, device)
             self.recent.keep((index, device), batch, batch.hidden_states, batch.attention_mask)
         return batch

@@ -31,12 +31,12 @@ class Made(NamedTuple):
         there = tuple(t for t in tensors if t is not None and t.is_cuda)
         if not there:
             return None
-        stream = torch.cuda.current_stream(there[0].device)
+        stream = torch.cuda.current_stream(there[0].get_device())
         return cls(there, stream, stream.record_event())
 
     def wait(self) -> None:
         """Has the current stream wait, and the memory stay until it has read."""
-        stream = torch.cuda.current_stream(self.tensors[0].device)
+        stream = torch.cuda.current_stream(self.tensors[0].get_device())
         if stream == self.stream:
             return
         stream.wait_event(self.event)
