@@ -183,8 +183,8 @@ class OptunaWorkersConf(OptunaSweeperConf):
 
     # Trials that a worker runs side by side, at most, as far as memory goes. Each is the fit that
     # it is alone; they share batches, the teacher's answers, and a GPU that one leaves idle.
-    # auto: 4 on a CPU where the teacher is asked anew (data.cache=off), else 1. On a GPU more than
-    # one is an experiment still.
+    # auto: 8 on a GPU that a worker has for itself; on a CPU 4 where the teacher is asked anew
+    # (data.cache=off); else 1.
     side_by_side: Any = "auto"
 
     # Failed trials, as a share of n_trials, after which the sweep stops.
