@@ -185,7 +185,9 @@ def new_loss(node: Node) -> Loss:
 
 def quiet_lightning() -> None:
     """Lightning's advice, and its own use of torch, say nothing to the reader."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # The second tells with each fit which GPUs CUDA_VISIBLE_DEVICES names.
+    for name in ("utilities.rank_zero", "accelerators.cuda"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The number of training batches")
     # Those of a frozen part.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
