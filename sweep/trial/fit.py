@@ -36,7 +36,6 @@ from sweep.trial.metrics import METRICS
 from sweep.trial.outcome import FitFailed
 from sweep.trial.parts import (
     best_weights,
-    build_student,
     calibration,
     check_course,
     load_teacher,
@@ -44,8 +43,10 @@ from sweep.trial.parts import (
     new_data,
     new_loss,
     new_recipe,
+    new_student,
     new_trainer,
     quiet_lightning,
+    start_student,
 )
 from sweep.trial.record import STUDENT_FOLDER, TrialRecord
 from sweep.trial.run import Share
@@ -81,7 +82,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     data = new_data(settings.data, teacher)
     # Once more: what has been loaded on the way may have drawn, and the next trial finds it loaded.
     lightning.seed_everything(settings.seed, verbose=False)
-    student = build_student(settings.student, teacher, calibration(data), objective.max_parameters)
+    student, init = new_student(settings.student, teacher, objective.max_parameters)
     record.take_sizes(teacher.source, count_parameters(teacher), count_parameters(student))
     log.info("Trial %d, in %s", record.number, task.place)
     log.info("Teacher: %s parameters, from %s", f"{record.teacher_parameters:,}", teacher.source)
@@ -92,6 +93,9 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     callbacks = [final, *_callbacks(settings, task, active, record)]
     trainer = new_trainer(settings, callbacks, trial.trackers.open(settings.logger), directory)
     check_course(settings, trainer, data)
+    # There in a worker's first trial too, where the teacher has just been loaded.
+    teacher.to(trainer.strategy.root_device)
+    start_student(student, init, teacher, calibration(data))
     best = best_weights(trainer)
     trial.trackers.begin(settings)
     record.hardware, record.precision = hardware_of(trainer), str(trainer.precision)

@@ -76,10 +76,28 @@ def build_student(
             weights.
     """
     student, init = new_student(node, teacher, max_parameters)
+    start_student(student, init, teacher, batches)
+    return student
+
+
+def start_student(
+    student: Student, init: str, teacher: TeacherSlice, batches: Iterable[Batch] = ()
+) -> None:
+    """Gives a student its first weights.
+
+    Args:
+        student: As `new_student` makes it, with what `init` is; it stays where it is.
+        init: Where they come from.
+        teacher: The slice to stand in for. It computes where it is: no two devices compute the
+            same to the bit.
+        batches: As `build_student` takes them.
+
+    Raises:
+        SlicewiseError: It cannot take the teacher's weights.
+    """
     if init == "teacher":
         with named_within("student"), waiting_for("Finding first weights in the teacher's"):
             student.start_from(teacher, batches)
-    return student
 
 
 def new_student(

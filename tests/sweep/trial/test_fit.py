@@ -18,8 +18,10 @@ import torch
 from slicewise import load_student
 from slicewise.data.batch import Split
 from slicewise.data.noise import noise_batch
-from slicewise.teacher import random_bert
+from slicewise.students.bert_layer import BertLayer
+from slicewise.teacher import TeacherSlice, random_bert
 from sweep.console import INTERRUPTED
+from sweep.trial import parts
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep.conftest import Sweep
 from tests.sweep.processes import eventually
@@ -93,6 +95,37 @@ def test_the_same_configuration_gives_the_same_loss_in_another_process(
     threads = str(record("a/0")["threads"])
     done = command("sweep", "experiment=tiny", "study=b", OMP_NUM_THREADS=threads)
     assert done.returncode == 0, done.stderr
+    assert record("a/0")["valid_l1"] == record("b/0")["valid_l1"]
+
+
+def test_first_weights_are_found_where_the_fit_runs(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[object] = []
+    move, start = TeacherSlice.to, BertLayer.start_from
+
+    def noted_move(teacher: TeacherSlice, device: torch.device) -> TeacherSlice:
+        happened.append(device)
+        return move(teacher, device)
+
+    def noted_start(student: BertLayer, *given: Any) -> None:
+        happened.append("start")
+        start(student, *given)
+
+    monkeypatch.setattr(TeacherSlice, "to", noted_move)
+    monkeypatch.setattr(BertLayer, "start_from", noted_start)
+    assert sweep("study=a", "student=bert_layer", "student.init=teacher") == 0
+    assert happened[:2] == [torch.device("cpu"), "start"]
+
+
+@pytest.mark.gpu
+def test_first_weights_are_a_workers_first_trials_as_its_second_ones(
+    sweep: Sweep, record: Record
+) -> None:
+    given = ("student=bert_layer", "student.init=teacher", "trainer.accelerator=gpu")
+    parts._teacher.cache_clear()
+    for study in "ab":
+        assert sweep(f"study={study}", *given) == 0
     assert record("a/0")["valid_l1"] == record("b/0")["valid_l1"]
 
 
