@@ -24,7 +24,7 @@ from sweep.compress.measure import block_of
 from sweep.compress.settings import CompressSettings
 from sweep.compress.workbench import Workbench, close_workbench, open_workbench
 from sweep.trial.active import ActiveTrial
-from sweep.trial.attempt import Attempt, attempt, let_go
+from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
 from sweep.trial.callbacks import FinalValidation, ObeyStudy
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
@@ -51,7 +51,7 @@ def fit(task: Task, active: ActiveTrial) -> Share:
         task: Its configuration names the `plan`.
         active: The trial in its study.
     """
-    return let_go(attempt(task, active, _heal))
+    return attempt(task, active, _heal)
 
 
 def _heal(trial: Attempt) -> tuple[float, ...]:

@@ -70,23 +70,23 @@ def attempt(task: Task, active: ActiveTrial, fit: Callable[[Attempt], tuple[floa
     # What the objective was told, where it was: the result has been saved since.
     trial.record.take_outcome(outcome, trial.record.seconds or trial.seconds)
     trial.trackers.conclude(trial.record, outcome)
+    let_go(outcome)
     return Share(outcome, trial.record)
 
 
-def let_go(share: Share) -> Share:
-    """Has a GPU's memory free for others where a fit has ended; returns what it is given.
+def let_go(outcome: Outcome) -> None:
+    """Has a GPU's memory free for others where a fit has ended.
 
     Lightning's objects hold each other, and an error all that was at work when it was raised: the
     student, its optimizer, the batches of the validations. Until Python looks for garbage, which
     no want of a GPU's memory has it do, they would pile up from trial to trial.
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        error = share.outcome.error
+        error = outcome.error
         while error is not None:
             traceback.clear_frames(error.__traceback__)
             error = error.__context__
         gc.collect()
-    return share
 
 
 def _interrupted_by(error: BaseException) -> BaseException | None:
@@ -114,5 +114,5 @@ def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
         return Outcome.of(Crowded())
     if outcome.end is End.CRASHED and active.has_company() and (said := broken_gpu()) is not None:
         # Any of those that run in this process may have done it.
-        return Outcome.of(ProcessBroken(said))
+        return Outcome.of(ProcessBroken.by(said))
     return outcome

@@ -24,7 +24,7 @@ from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
 from slicewise.waiting import waiting_for
 from sweep.trial.active import ActiveTrial, Place
-from sweep.trial.attempt import Attempt, attempt, let_go
+from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
 from sweep.trial.cache import shared_targets
 from sweep.trial.callbacks import FinalValidation, FirstStep, ObeyStudy
@@ -68,7 +68,7 @@ def fit(task: Task, active: ActiveTrial) -> Share:
     Returns:
         How it ended, and the record of it.
     """
-    return let_go(attempt(task, active, _fit))
+    return attempt(task, active, _fit)
 
 
 def _fit(trial: Attempt) -> tuple[float, ...]:

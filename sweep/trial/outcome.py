@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 from optuna import TrialPruned
 from optuna.trial import TrialState
@@ -44,14 +44,12 @@ class RankDied(SlicewiseError):
 
 
 class ProcessBroken(SlicewiseError):
-    """This process can run nothing more on its GPU; another one can.
+    """This process can run nothing more on its GPU; another one can."""
 
-    Args:
-        said: What the GPU says to everything from now on.
-    """
-
-    def __init__(self, said: str) -> None:
-        super().__init__(f"this process can use its GPU no more ({said}); the same command goes on")
+    @classmethod
+    def by(cls, said: str) -> Self:
+        """By what the GPU says to everything from now on."""
+        return cls(f"this process can use its GPU no more ({said}); the same command goes on")
 
 
 class End(Enum):

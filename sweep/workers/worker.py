@@ -249,7 +249,7 @@ class Worker:
         elif told and outcome.end is End.PRUNED:
             log.info("Trial %d %s", trial.number, outcome.reason)
         if outcome.end is End.CRASHED and (said := broken_gpu()) is not None:
-            raise ProcessBroken(said)
+            raise ProcessBroken.by(said)
         return outcome
 
     def _outcome(self, active: StudyTrial, composer: TrialComposer) -> Outcome:

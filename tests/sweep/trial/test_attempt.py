@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import traceback
 import weakref
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
 from sweep.trial.attempt import let_go
 from sweep.trial.outcome import End, Outcome
-from sweep.trial.record import TrialRecord
-from sweep.trial.run import Share
 
 
 class Part:
@@ -51,12 +49,11 @@ def test_what_was_at_work_on_a_gpu_is_gone_with_the_fit(monkeypatch: pytest.Monk
             failing(seen)
         except ValueError as error:
             outcome = Outcome.of(error)
-        share = Share(outcome, cast("TrialRecord", None))
-        assert let_go(share) is share
+        let_go(outcome)
         assert all(part() is not None for part in seen)
         # Memory of a machine is what Python itself looks after.
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-        let_go(share)
+        let_go(outcome)
     finally:
         gc.enable()
     assert [part() for part in seen] == [None] * len(seen)
