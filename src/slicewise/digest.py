@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 
 import torch
 from torch import nn
@@ -32,12 +33,46 @@ def module_digest(*modules: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for module in modules:
-        for place, part in module.named_modules():
-            digest.update(f"{place} {type(part).__qualname__} {_settings(part)}\n".encode())
+        digest.update(_structure(module).encode())
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def frozen_digest(module: nn.Module) -> str:
+    """As `module_digest`, of a module whose weights nobody trains: hashing them takes as long as
+    a trial takes to prepare, so it is done once, and again where they were moved or written to.
+
+    Args:
+        module: On any device.
+
+    Example:
+        >>> norm = nn.LayerNorm(8).requires_grad_(False)
+        >>> digest = frozen_digest(norm)
+        >>> digest == frozen_digest(norm) == module_digest(norm)
+        True
+        >>> _ = norm.bias.add_(1)
+        >>> digest == frozen_digest(norm)
+        False
+    """
+    tensors = module.state_dict().values()
+    writes = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    state = (_structure(module), [tensor.data_ptr() for tensor in tensors], writes)
+    known = _known.get(module)
+    if known is None or known[0] != state:
+        known = _known[module] = (state, module_digest(module))
+    return known[1]
+
+
+# Of each module, its state when it was hashed, and the digest.
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
+
+
+def _structure(module: nn.Module) -> str:
+    """The classes and plain attributes of all its parts, a line for each."""
+    parts = module.named_modules()
+    return "".join(f"{at} {type(part).__qualname__} {_settings(part)}\n" for at, part in parts)
 
 
 def _settings(module: nn.Module) -> list[tuple[str, object]]:

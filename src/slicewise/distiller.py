@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from slicewise.baselines import Baselines
 from slicewise.capturing import hold_rates_on
 from slicewise.data.batch import Batch
+from slicewise.logged import log_value
 from slicewise.losses import Loss, l1_loss, settled
 from slicewise.students.base import Student
 from slicewise.teacher import TeacherSlice
@@ -191,7 +192,10 @@ class Distiller(LightningModule):
             means_M = means_M.cpu()
         for name, loss in zip(losses_by(self.loss), means_M, strict=True):
             shown = name == "valid_l1"
-            self.log(name, loss, prog_bar=shown, sync_dist=several, batch_size=1)
+            if several:
+                self.log(name, loss, prog_bar=shown, sync_dist=True, batch_size=1)
+            else:
+                log_value(self, name, loss, prog_bar=shown)
 
     def let_go(self) -> None:
         """Gives up what only a fit that goes on needs; for one that was broken off, of which

@@ -32,6 +32,7 @@ from slicewise.data.batch import BatchIndex
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
+from slicewise.logged import log_value
 from slicewise.targets import CachedTargets
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ class ManualDistiller(Distiller):
         # Those of the batch before: a device that had to be waited for would then have no work.
         self._log_rows()
         self._unlogged = logged
-        self.log(self.train_name, loss, prog_bar=True, logger=False, batch_size=1)
+        log_value(self, self.train_name, loss, prog_bar=True, logger=False)
         return loss.clone()
 
     def _take_step(self, index: BatchIndex, step: int) -> Tensor:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from slicewise.atomic import write_atomically
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.data.recent import Made, Recent
-from slicewise.digest import module_digest
+from slicewise.digest import frozen_digest
 from slicewise.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def fingerprint(teacher: nn.Module, **decisive: Any) -> str:
         >>> one == fingerprint(random_bert(**sizes), seed=1)
         False
     """
-    named = {"format": _FORMAT, "teacher": module_digest(teacher), **decisive}
+    named = {"format": _FORMAT, "teacher": frozen_digest(teacher), **decisive}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
 
 

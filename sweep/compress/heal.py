@@ -179,4 +179,4 @@ def _store(
         versions=package_versions(),
     )
     root = trial.task.directory.absolute().parent.parent.parent / CACHE_FOLDER
-    return TargetStore(root, name, settings.data.cache.limit)
+    return TargetStore(root, name, settings.data.cache.limit_off_gpu)

@@ -27,6 +27,9 @@ class Place(Protocol):
     def pass_turn(self) -> None:
         """Lets the others go on; returns when it is this one's turn again."""
 
+    def make_way(self) -> None:
+        """As `pass_turn`, before a fit has taken its first step."""
+
 
 class ActiveTrial:
     """What a fit may know of the trial that it belongs to; by itself, a single fit in no study.

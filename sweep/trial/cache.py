@@ -45,7 +45,7 @@ def shared_targets(
     Raises:
         ArgumentError: The data module does not name what it makes.
     """
-    mode, limit = settings.data.cache.mode, settings.data.cache.limit
+    mode = settings.data.cache.mode
     content = _content(data, mode)
     if mode == "auto" and not in_study:
         mode = "valid"
@@ -60,6 +60,8 @@ def shared_targets(
     capture = on_gpu and settings.steps.capture
     if on_gpu and mode == "auto":
         mode = "device"
+    cache = settings.data.cache
+    limit = cache.limit if mode == "device" else cache.limit_off_gpu
     targets = _targets(name, mode, limit, root, trainer.world_size, teacher, capture, dtype)
     if targets.store is not None:
         targets.store.touch()
@@ -126,7 +128,7 @@ def _decisive(settings: TrialSettings, trainer: lightning.Trainer) -> dict[str, 
 def _targets(
     name: str,
     mode: str,
-    limit: int,
+    limit: int | None,
     root: Path,
     world_size: int,
     teacher: TeacherSlice,
@@ -143,8 +145,10 @@ def _targets(
 
     if mode == "device":
         # A copy within a GPU's memory takes no time beside the teacher; the fits need the rest.
-        limit = min(limit, torch.cuda.mem_get_info()[0] // 4)
+        share = torch.cuda.mem_get_info()[0] // 4
+        limit = share if limit is None else min(limit, share)
         log.info("Targets: kept on the GPU, up to %.1f GB", limit / _GB)
+    assert limit is not None
 
     return CachedTargets(
         compute,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -55,7 +58,11 @@ from sweep.trial.task import Task
 
 log = logging.getLogger(__name__)
 
-_known_flops: dict[tuple[type[Student], str, int, int], int] = {}
+# Of shapes of students, which most trials of a sweep share.
+_known_flops: dict[tuple[object, ...], int] = {}
+_known_latencies: dict[tuple[object, ...], float] = {}
+# Writes what a fit leaves, while those beside it go on.
+_disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
 
 
 def fit(task: Task, active: ActiveTrial) -> Share:
@@ -76,10 +83,11 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     quiet_lightning()
     task, record, active = trial.task, trial.record, trial.active
     settings, directory = _without_bar(TrialSettings.of(task.config), active), task.directory
-    objective = settings.objective
+    objective, make_way = settings.objective, _way_for_others(active, settings)
     teacher = load_teacher(settings.teacher)
     lightning.seed_everything(settings.seed, verbose=False)
     data = new_data(settings.data, teacher)
+    make_way()
     # Once more: what has been loaded on the way may have drawn, and the next trial finds it loaded.
     lightning.seed_everything(settings.seed, verbose=False)
     student, init = new_student(settings.student, teacher, objective.max_parameters)
@@ -88,21 +96,26 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     log.info("Teacher: %s parameters, from %s", f"{record.teacher_parameters:,}", teacher.source)
     log.info("Student: %s parameters", f"{record.student_parameters:,}")
 
+    make_way()
     optimizer, scheduler = new_recipe(settings, student)
     final = FinalValidation()
     callbacks = [final, *_callbacks(settings, task, active, record)]
     trainer = new_trainer(settings, callbacks, trial.trackers.open(settings.logger), directory)
+    make_way()
     check_course(settings, trainer, data)
     # There in a worker's first trial too, where the teacher has just been loaded.
     teacher.to(trainer.strategy.root_device)
+    _wait_for_device(trainer)
     start_student(student, init, teacher, calibration(data))
     best = best_weights(trainer)
     trial.trackers.begin(settings)
     record.hardware, record.precision = hardware_of(trainer), str(trainer.precision)
-    _wait_for_others(trainer, active)
     with waiting_for("Measuring what the student costs"):
         _measure_cost(student, settings, teacher.hidden_size, trainer, record)
+    make_way()
     test = _transfer_test(teacher, trainer, objective)
+    _wait_for_device(trainer)
+    make_way()
     checkpoint = usable_checkpoint(directory) if trainer.is_global_zero else None
     going_on = agreed(lambda: checkpoint is not None)
     steps = settings.steps
@@ -112,6 +125,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         targets = shared_targets(
             settings, teacher, data, trainer, task.trial_directory, active.in_study
         )
+    make_way()
     loss = new_loss(settings.loss)
     with named_within("steps"):
         distiller = new_distiller(
@@ -153,16 +167,17 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         record.take_metrics(final.metrics)
     if record.valid_l1 is None or not math.isfinite(record.valid_l1):
         raise FitFailed(f"valid_l1 is {record.valid_l1} after {record.steps} steps")
+    make_way()
     if test is not None:
-        _wait_for_others(trainer, active)
         student.to(trainer.strategy.root_device)
         with waiting_for("Comparing with the original on held-out text"):
             record.text_l1, record.text_cosine = test(student)
+    make_way()
     if trainer.is_global_zero:
         record.seconds = trial.seconds
         record.values = objective_values(objective, record)
         active.check_possession()
-        save_student(student, directory / STUDENT_FOLDER)
+        _write(lambda: save_student(student, directory / STUDENT_FOLDER), active, trainer)
     _log_result(record)
     return tuple(record.values or ())
 
@@ -209,13 +224,25 @@ def _share(
     data.recent = targets.recent_batches
 
 
-def _wait_for_others(trainer: lightning.Trainer, active: ActiveTrial) -> None:
-    """Until a GPU is idle: what others have made is there, and what is measured next is alone.
+def _way_for_others(active: ActiveTrial, settings: TrialSettings) -> Callable[[], None]:
+    """What lets those beside this one go on, while it is prepared or concluded: with what they
+    launch in a turn a GPU has something to do meanwhile.
 
-    The others do nothing before this trial has passed its turn on.
+    Where no target is kept, all must be at the same steps, for the teacher to be asked once.
     """
-    if active.place is not None and trainer.strategy.root_device.type == "cuda":
-        torch.cuda.synchronize()
+    if (
+        active.place is None or settings.data.cache.mode == "off" or not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    ):
+        return lambda: None
+    return active.place.make_way
+
+
+def _wait_for_device(trainer: lightning.Trainer) -> None:
+    """Until what was prepared on a GPU is there: the teacher, and its side of the comparison on
+    text, which others will use on streams of their own."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _show_targets(distiller: Distiller, data: HiddenStatesDataModule) -> None:
@@ -233,6 +260,27 @@ def _load_weights(distiller: Distiller, path: Path) -> None:
     log.info("The best weights: %s", path.stem)
     content = torch.load(path, map_location=distiller.device, weights_only=True)
     distiller.load_state_dict(content["state_dict"])
+
+
+def _write(work: Callable[[], object], active: ActiveTrial, trainer: lightning.Trainer) -> None:
+    """Writes to the disk, which those beside this one do not wait for.
+
+    Raises:
+        Exception: Whatever the work raises.
+    """
+    if active.place is None or not active.has_company():
+        work()
+        return
+    # A thread has a stream of its own, which waits for nothing that is launched here.
+    _wait_for_device(trainer)
+    written = _disk.submit(work)
+    try:
+        while active.has_company() and not written.done():
+            active.place.pass_turn()
+    finally:
+        # Whatever ends this one: nothing is written when another worker may have it.
+        wait([written])
+    written.result()
 
 
 def _log_result(record: TrialRecord) -> None:
@@ -264,11 +312,10 @@ def _measure_cost(
         SlicewiseError: It is slower than the objective allows.
     """
     objective, seq_length = settings.objective, settings.data.seq_length
-    record.student_flops = _flops(student, seq_length, hidden_size)
+    shape = (type(student), json.dumps(student.config), seq_length, hidden_size)
+    record.student_flops = _flops(student, shape)
     student.to(trainer.strategy.root_device)
-    # Where nothing is decided by it, a few runs will do: every trial waits for them.
-    runs = {} if objective.needs_latency else {"runs": 7, "warm_up_runs": 2}
-    latency = latency_ms(student, hidden_size, seq_length, **runs)
+    latency = _latency(student, shape, objective.needs_latency)
     record.student_latency_ms = round(latency, 3)
     slowest = objective.max_latency_ms
     if slowest is not None and agreed(lambda: latency > slowest):
@@ -278,12 +325,25 @@ def _measure_cost(
         )
 
 
-def _flops(student: Student, seq_length: int, hidden_size: int) -> int:
-    """Of one text; counted once for each shape of student, as most trials of a sweep share one."""
-    shape = (type(student), json.dumps(student.config), seq_length, hidden_size)
+def _flops(student: Student, shape: tuple[Any, ...]) -> int:
+    """Of one text; counted once for each shape of student."""
     if shape not in _known_flops:
+        *_, seq_length, hidden_size = shape
         _known_flops[shape] = count_flops(student, 1, seq_length, hidden_size)
     return _known_flops[shape]
+
+
+def _latency(student: Student, shape: tuple[Any, ...], decides: bool) -> float:
+    """Milliseconds for one text. Where nothing is decided by them, a few runs of the first student
+    of a shape will do: every trial waits for them, and those beside it would slow them down."""
+    *_, seq_length, hidden_size = shape
+    if decides:
+        return latency_ms(student, hidden_size, seq_length)
+    parameter = next(student.parameters(), torch.empty(0))
+    key = (*shape, parameter.device, parameter.dtype, torch.get_num_threads())
+    if key not in _known_latencies:
+        _known_latencies[key] = latency_ms(student, hidden_size, seq_length, runs=7, warm_up_runs=2)
+    return _known_latencies[key]
 
 
 def _transfer_test(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,11 +40,13 @@ class CacheSettings:
 
     Attributes:
         mode: One of `CACHE_MODES`.
-        limit: Bytes.
+        limit: Bytes; None: `DEFAULT_LIMIT`, on a GPU a share of what is free.
     """
 
+    DEFAULT_LIMIT: ClassVar[int] = 8 * _GB
+
     mode: str
-    limit: int
+    limit: int | None
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> CacheSettings:
@@ -53,10 +55,17 @@ class CacheSettings:
         mode = "off" if mode is False else str(mode)
         if mode not in CACHE_MODES:
             raise ArgumentError("data.cache", mode, ", ".join(CACHE_MODES))
-        gigabytes = data.get("cache_limit", 8)
+        gigabytes = data.get("cache_limit")
+        if gigabytes is None:
+            return cls(mode, None)
         if not isinstance(gigabytes, (int, float)) or not 0 <= gigabytes < math.inf:
-            raise ArgumentError("data.cache_limit", gigabytes, "gigabytes, at least 0")
+            raise ArgumentError("data.cache_limit", gigabytes, "gigabytes, at least 0, or null")
         return cls(mode, int(gigabytes * _GB))
+
+    @property
+    def limit_off_gpu(self) -> int:
+        """Bytes on a disk, or in a CPU's memory."""
+        return self.DEFAULT_LIMIT if self.limit is None else self.limit
 
 
 @dataclass(frozen=True)

@@ -211,16 +211,18 @@ class ProcessState:
         )
 
     def restore(self) -> None:
-        """Makes it that of the process."""
+        """Makes it that of the process; only what differs is set."""
+        found = _taken_over()
         HydraConfig.instance().cfg = self.hydra
-        for speaking in _speaking():
+        for speaking in _speaking() if found is None else [o.logger for o in found.loggers]:
             speaking.handlers.clear()
         for logger in self.loggers:
             logger.restore()
         _handlers()[:] = self.closed
         set_active(self.active)
-        for setting, value in self.settings:
-            if not setting.same(setting.get(), value):
+        for number, (setting, value) in enumerate(self.settings):
+            there = setting.get() if found is None else found.settings[number][1]
+            if not setting.same(there, value):
                 setting.set(value)
         random.setstate(self.python)
         numpy.random.set_state(self.numpy)
@@ -239,6 +241,17 @@ class ProcessState:
         return replace(self, closed=[], active=[], gpus=gpus)
 
 
+# That of the process, as whoever left last has just seen it: whoever comes next need not look.
+_left: ProcessState | None = None
+
+
+def _taken_over() -> ProcessState | None:
+    """What the last one left; None where somebody has gone on since, and anything may be set."""
+    global _left
+    left, _left = _left, None
+    return left
+
+
 @contextlib.contextmanager
 def put_aside() -> Iterator[ProcessState]:
     """Puts aside whatever the current one of several finds, while others have their turn.
@@ -246,7 +259,8 @@ def put_aside() -> Iterator[ProcessState]:
     Afterwards it is as it was, whatever they did; meanwhile they find torch in the middle of
     nothing.
     """
-    state = ProcessState.now()
+    global _left
+    state = _left = ProcessState.now()
     try:
         with _outside_modes():
             yield state

@@ -290,6 +290,11 @@ class SideBySide:
             return False
         if any(running.claimed.runs_alone for running in self._running):
             return False
+        if not self._is_enough_free() and self._on_gpu:
+            _give_back_memory()
+        return self._is_enough_free()
+
+    def _is_enough_free(self) -> bool:
         taken = _used_bytes(self._on_gpu) - self._used_before
         return _free_bytes(self._on_gpu) > _MARGIN * taken / len(self._running)
 
@@ -327,8 +332,6 @@ class SideBySide:
             if outcome is not None and isinstance(outcome.error, Crowded):
                 self._most = max(1, together // 2)
                 log.warning("Out of memory: %d trials side by side from here on", self._most)
-        if self._on_gpu and len(self._running) < together:
-            _give_back_memory()
 
     def _new_streams(self, number: int) -> list[Any]:
         """One for each place; none where torch finds no GPU."""
@@ -356,16 +359,19 @@ def _current(stream: Any) -> Iterator[None]:
         return
     import torch
 
-    # What has been prepared on the stream of all, the teacher's weights for one.
-    torch.cuda.synchronize()
+    # What was prepared on the stream of all. Never the whole GPU: it would wait for all that the
+    # others have launched, and then have nothing to do.
+    torch.cuda.default_stream().synchronize()
     with torch.cuda.stream(stream):
         yield
-        torch.cuda.synchronize()
+        stream.synchronize()
 
 
 def _give_back_memory() -> None:
-    """What torch keeps of a trial that has ended, its graphs' above all, would pass for used: there
-    would seem to be no room for another one."""
+    """What torch keeps of trials that have ended, their graphs' above all, passes for used.
+
+    To give it back waits for the whole GPU, so only where there seems to be no room.
+    """
     import torch
 
     torch.cuda.empty_cache()

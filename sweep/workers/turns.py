@@ -63,6 +63,20 @@ class Seat:
         begun, self._begun = self._begun, True
         self._turns._pass_on(self, is_first=not begun)
 
+    def make_way(self) -> None:
+        """As `pass_turn`, in the middle of a preparation: for the one that made the turns, this one
+        has not begun yet.
+
+        Raises:
+            Dismissed: It never will be its turn again.
+        """
+        self._turns._pass_on(self, is_first=False)
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether it has passed its first turn on, or ended."""
+        return self._begun or self.ended
+
     def _run(self) -> None:
         """The whole of its work."""
         try:
@@ -105,9 +119,13 @@ class Turns:
         """Starts one; returns when it has passed its first turn on, or ended."""
         seat = Seat(self, work)
         self.count += 1
+        self._wanted = math.inf
         with put_aside() as state:
             state.for_another().restore()
             seat._stack.switch()
+        while not seat._is_there:
+            # One of those that it has made way for has ended.
+            self.go_on()
         return seat
 
     def go_on(self, seconds: float | None = None) -> None:

@@ -100,7 +100,7 @@ def test_where_targets_are_kept_is_no_part_of_a_study(sweep: Sweep) -> None:
     ("override", "said"),
     [
         ("data.cache=always", "data.cache=always: allowed: auto, off, memory, disk"),
-        ("data.cache_limit=-1", "data.cache_limit=-1: allowed: gigabytes, at least 0"),
+        ("data.cache_limit=-1", "data.cache_limit=-1: allowed: gigabytes, at least 0, or null"),
     ],
 )
 def test_mistakes(
