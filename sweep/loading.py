@@ -20,6 +20,10 @@ _FIRST = ("torch", "transformers")
 # pictures; language models, whose classes load a dozen packages. No trial needs any of that.
 _LAST = "pytorch_lightning"
 _UNUSED = ("matplotlib", "scipy", "torchaudio", "torchvision", "transformers")
+# What knows the families of models; up to 5.17 it loads scikit-learn where that is installed, for a
+# way of generating text, and pandas and scipy with it: a second.
+_FAMILIES = "transformers.models.auto.modeling_auto"
+_UNUSED_BY_FAMILIES = "sklearn"
 
 
 def wants_gpu(trainer: Mapping[str, Any]) -> bool:
@@ -53,6 +57,20 @@ def load_one_by_one() -> Iterator[str]:
         with _kept_for_good(), _hidden(*_UNUSED), waiting_for("Loading Lightning"):
             importlib.import_module(_LAST)
     yield _LAST
+    if _FAMILIES not in sys.modules:
+        with _kept_for_good(), waiting_for("Loading transformers' families of models"):
+            _load_families()
+    yield _FAMILIES
+
+
+def _load_families() -> None:
+    with _hidden(_UNUSED_BY_FAMILIES):
+        importlib.import_module(_FAMILIES)
+    # Transformers keeps what it has once found; whoever asks later finds what is there.
+    known: Any = importlib.import_module("transformers.utils.import_utils")
+    for asked in (known._is_package_available, known.is_sklearn_available):
+        if hasattr(asked, "cache_clear"):
+            asked.cache_clear()
 
 
 @contextlib.contextmanager

@@ -177,7 +177,9 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         record.seconds = trial.seconds
         record.values = objective_values(objective, record)
         active.check_possession()
-        _write(lambda: save_student(student, directory / STUDENT_FOLDER), active, trainer)
+        # Here: while anybody records a CUDA graph, no other thread may ask anything of the GPU.
+        student.cpu()
+        _write(lambda: save_student(student, directory / STUDENT_FOLDER), active)
     _log_result(record)
     return tuple(record.values or ())
 
@@ -262,8 +264,8 @@ def _load_weights(distiller: Distiller, path: Path) -> None:
     distiller.load_state_dict(content["state_dict"])
 
 
-def _write(work: Callable[[], object], active: ActiveTrial, trainer: lightning.Trainer) -> None:
-    """Writes to the disk, which those beside this one do not wait for.
+def _write(work: Callable[[], object], active: ActiveTrial) -> None:
+    """Writes to the disk what lies in the CPU's memory; those beside this one do not wait for it.
 
     Raises:
         Exception: Whatever the work raises.
@@ -271,8 +273,6 @@ def _write(work: Callable[[], object], active: ActiveTrial, trainer: lightning.T
     if active.place is None or not active.has_company():
         work()
         return
-    # A thread has a stream of its own, which waits for nothing that is launched here.
-    _wait_for_device(trainer)
     written = _disk.submit(work)
     try:
         while active.has_company() and not written.done():

@@ -18,10 +18,12 @@ PROGRAM = """
 import gc, json, sys
 from importlib.metadata import version
 from importlib.util import find_spec
-from sweep.loading import load_libraries
+from sweep.loading import load_one_by_one
 gc.{state}()
-load_libraries()
-load_libraries()
+for _ in range(2):
+    for name in load_one_by_one():
+        if name == "pytorch_lightning":
+            break
 import transformers
 from torchmetrics.utilities.imports import _MATPLOTLIB_AVAILABLE
 found = {{
@@ -60,6 +62,36 @@ def test_what_no_trial_needs_is_left_out(state: str, tmp_path: Path) -> None:
         "models": False,
         "there": ["3.9"] * len(UNUSED),
     }
+
+
+FAMILIES = """
+import sys
+from sweep.loading import load_libraries
+load_libraries()
+print("transformers.models.auto.modeling_auto" in sys.modules, "sklearn" in sys.modules)
+from transformers.utils import is_sklearn_available
+print(is_sklearn_available())
+"""
+
+
+def test_families_of_models_are_loaded_without_what_only_texts_are_generated_with(
+    tmp_path: Path,
+) -> None:
+    for name, file, text in (
+        ("sklearn", "__init__.py", "raise RuntimeError('sklearn has been loaded')"),
+        ("scikit_learn-3.9.dist-info", "METADATA", "Name: scikit-learn\nVersion: 3.9\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-c", FAMILIES],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.stdout == "True False\nTrue\n", done.stderr
 
 
 @pytest.mark.parametrize(
