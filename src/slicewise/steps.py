@@ -60,6 +60,44 @@ class _Parts(NamedTuple):
     step: Callable[..., tuple[Tensor, ...]]
 
 
+class _Rows(NamedTuple):
+    """Losses that are to be logged, on their way from the device.
+
+    Attributes:
+        epoch: Of all of them.
+        steps: Of each, its step.
+        losses: In the CPU's memory, once they are there.
+        there: After which they are; None where they always were.
+    """
+
+    epoch: int
+    steps: list[int]
+    losses: Tensor
+    there: torch.cuda.Event | None
+
+    @classmethod
+    def fetched(cls, epoch: int, losses: dict[int, Tensor]) -> _Rows | None:
+        """Has them fetched behind what has been launched, all at once; None where there are none.
+
+        Whoever asked for them later would wait for what is launched in between.
+        """
+        if not losses:
+            return None
+        stacked = torch.stack(list(losses.values()))
+        there = None
+        if stacked.is_cuda:
+            stacked = stacked.to("cpu", non_blocking=True)
+            there = torch.cuda.current_stream(next(iter(losses.values())).device).record_event()
+        return cls(epoch, list(losses), stacked, there)
+
+    def values(self) -> list[float]:
+        """Waits for them."""
+        if self.there is not None:
+            self.there.synchronize()
+        values: list[float] = self.losses.tolist()
+        return values
+
+
 class ManualDistiller(Distiller):
     """A `Distiller` whose batches are several: the indices of those it is to take steps on.
 
@@ -98,8 +136,7 @@ class ManualDistiller(Distiller):
         self._recorded_settings: list[dict[str, Any]] | None = None
         self._parts: _Parts | None = None
         self._teachers_stream: torch.cuda.Stream | None = None
-        # Losses that are to be logged, by step, and the epoch of each: on their way.
-        self._unlogged: dict[int, tuple[int, Tensor]] = {}
+        self._unlogged: _Rows | None = None
 
     @property
     def total_steps(self) -> float:
@@ -187,11 +224,12 @@ class ManualDistiller(Distiller):
     def training_step(  # type: ignore[override]
         self, batch: tuple[BatchIndex, ...], batch_idx: int
     ) -> Tensor:
-        loop = self.trainer.fit_loop.epoch_loop
+        trainer: Any = self.trainer
+        loop = trainer.fit_loop.epoch_loop
         optimizer, scheduler = self._optimizer(), self.lr_schedulers()
         taken = loop.manual_optimization.optim_step_progress
         first = loop.total_batch_idx * self.at_once
-        logged: dict[int, tuple[int, Tensor]] = {}
+        logged: dict[int, Tensor] = {}
         for step, index in enumerate(batch, first):
             loss = self._take_step(index, step)
             if self.capture and not self._steps_in_graph:
@@ -203,18 +241,21 @@ class ManualDistiller(Distiller):
                 if self._recorded_settings not in (None, settings_of(optimizer)):
                     log.info("Captured steps end before the optimizer's update: %s", _SCHEDULED)
                     self._record(with_optimizer=False)
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                callback.on_before_zero_grad(self.trainer, self, optimizer)
+            for callback in trainer.callbacks:
+                callback.on_before_zero_grad(trainer, self, optimizer)
             if self._is_logged(step):
-                logged[step] = (self.current_epoch, loss.clone())
+                logged[step] = loss.clone()
+        rows = _Rows.fetched(self.current_epoch, logged)
         # The steps are launched, and the device works.
         self.pause()
         # The number of the step, by which loggers go and the intervals between rows.
         loop._batches_that_stepped += self.at_once - 1
         # Those of the batch before: a device that had to be waited for would then have no work.
         self._log_rows()
-        self._unlogged = logged
-        log_value(self, self.train_name, loss, prog_bar=True, logger=False)
+        self._unlogged = rows
+        # A bar is told the number, which waits for the device.
+        has_bar = trainer.progress_bar_callback is not None
+        log_value(self, self.train_name, loss, prog_bar=has_bar, logger=False)
         return loss.clone()
 
     def _take_step(self, index: BatchIndex, step: int) -> Tensor:
@@ -287,13 +328,11 @@ class ManualDistiller(Distiller):
 
     def _log_rows(self) -> None:
         """The rows that Lightning would have logged between the steps."""
-        losses, self._unlogged = self._unlogged, {}
-        if not losses:
+        rows, self._unlogged = self._unlogged, None
+        if rows is None:
             return
-        # All at once: each value that is fetched waits for the device.
-        values = torch.stack([loss for _, loss in losses.values()]).tolist()
-        for (step, (epoch, _)), value in zip(losses.items(), values, strict=True):
-            row = {self.train_name: value, "epoch": epoch}
+        for step, value in zip(rows.steps, rows.values(), strict=True):
+            row = {self.train_name: value, "epoch": rows.epoch}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
         for logger in self.trainer.loggers:

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -38,8 +39,16 @@ def noise_batch(
         >>> abs(x_BTH.mean().item()) < 0.1 and abs(x_BTH.std().item() - 1) < 0.1
         True
     """
-    generator = torch.Generator(device).manual_seed(batch_seed(seed, split, index))
+    # A CPU's batches are made in several threads.
+    generator = _gpu_generator(device) if device.type == "cuda" else torch.Generator(device)
+    generator.manual_seed(batch_seed(seed, split, index))
     return torch.randn(size, generator=generator, device=device)
+
+
+@functools.cache
+def _gpu_generator(device: torch.device) -> torch.Generator:
+    """One for all batches, each of which sets its seed: a new one takes as long as a batch."""
+    return torch.Generator(device)
 
 
 class NoiseDataModule(HiddenStatesDataModule):
