@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
-from slicewise.cost import count_flops, count_parameters, latency_ms
+from slicewise.cost import count_parameters
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.steps import new_distiller
-from slicewise.students.base import Student
 from slicewise.students.folder import save_student
-from slicewise.targets import CachedTargets
 from slicewise.teacher import TeacherSlice
 from slicewise.transfer import TransferTest, transfer_test
 from slicewise.waiting import waiting_for
-from sweep.trial.active import ActiveTrial, Place
+from sweep.trial.active import ActiveTrial
 from sweep.trial.attempt import Attempt, attempt
 from sweep.trial.build import build
 from sweep.trial.cache import shared_targets
 from sweep.trial.callbacks import FinalValidation, FirstStep, ObeyStudy
 from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
+from sweep.trial.company import share, way_for_others, write
+from sweep.trial.costs import measure_cost
 from sweep.trial.hardware import hardware_of
 from sweep.trial.live import LiveProgress
 from sweep.trial.lockstep import agreed
@@ -58,12 +54,6 @@ from sweep.trial.task import Task
 
 log = logging.getLogger(__name__)
 
-# Of shapes of students, which most trials of a sweep share.
-_known_flops: dict[tuple[object, ...], int] = {}
-_known_latencies: dict[tuple[object, ...], float] = {}
-# Writes what a fit leaves, while those beside it go on.
-_disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
-
 
 def fit(task: Task, active: ActiveTrial) -> Share:
     """Fits one student, or one rank's share of it, to whatever end.
@@ -83,7 +73,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     quiet_lightning()
     task, record, active = trial.task, trial.record, trial.active
     settings, directory = _without_bar(TrialSettings.of(task.config), active), task.directory
-    objective, make_way = settings.objective, _way_for_others(active, settings)
+    objective, make_way = settings.objective, way_for_others(active, settings)
     teacher = load_teacher(settings.teacher)
     lightning.seed_everything(settings.seed, verbose=False)
     data = new_data(settings.data, teacher)
@@ -111,7 +101,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     trial.trackers.begin(settings)
     record.hardware, record.precision = hardware_of(trainer), str(trainer.precision)
     with waiting_for("Measuring what the student costs"):
-        _measure_cost(student, settings, teacher.hidden_size, trainer, record)
+        measure_cost(student, settings, teacher.hidden_size, trainer, record)
     make_way()
     test = _transfer_test(teacher, trainer, objective)
     _wait_for_device(trainer)
@@ -145,7 +135,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         allowed = "train_loss, or valid_l1, where something else is learned by than L1"
         raise ArgumentError("objective.metrics", "[train_l1]", allowed)
     if active.place is not None:
-        _share(active.place, distiller, targets, data)
+        share(active.place, distiller, targets, data)
     try:
         if student.is_trainable:
             path = directory / CHECKPOINT if going_on else None
@@ -179,7 +169,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         active.check_possession()
         # Here: while anybody records a CUDA graph, no other thread may ask anything of the GPU.
         student.cpu()
-        _write(lambda: save_student(student, directory / STUDENT_FOLDER), active)
+        write(lambda: save_student(student, directory / STUDENT_FOLDER), active)
     _log_result(record)
     return tuple(record.values or ())
 
@@ -214,31 +204,6 @@ def _without_bar(settings: TrialSettings, active: ActiveTrial) -> TrialSettings:
     return replace(settings, trainer={**settings.trainer, "enable_progress_bar": False})
 
 
-def _share(
-    place: Place, distiller: Distiller, targets: CachedTargets, data: HiddenStatesDataModule
-) -> None:
-    """Lets the fits that run beside this one go on whenever it can wait, and shares with those that
-    are at the same step what both need there."""
-    distiller.pause = place.pass_turn
-    at_once = data.at_once or 1
-    # Those of the round before last are needed by nobody.
-    targets.share_recent(max(2 * at_once, place.others + 1))
-    data.recent = targets.recent_batches
-
-
-def _way_for_others(active: ActiveTrial, settings: TrialSettings) -> Callable[[], None]:
-    """What lets those beside this one go on, while it is prepared or concluded: with what they
-    launch in a turn a GPU has something to do meanwhile.
-
-    Where no target is kept, all must be at the same steps, for the teacher to be asked once.
-    """
-    if (
-        active.place is None or settings.data.cache.mode == "off" or not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    ):
-        return lambda: None
-    return active.place.make_way
-
-
 def _wait_for_device(trainer: lightning.Trainer) -> None:
     """Until what was prepared on a GPU is there: the teacher, and its side of the comparison on
     text, which others will use on streams of their own."""
@@ -264,25 +229,6 @@ def _load_weights(distiller: Distiller, path: Path) -> None:
     distiller.load_state_dict(content["state_dict"])
 
 
-def _write(work: Callable[[], object], active: ActiveTrial) -> None:
-    """Writes to the disk what lies in the CPU's memory; those beside this one do not wait for it.
-
-    Raises:
-        Exception: Whatever the work raises.
-    """
-    if active.place is None or not active.has_company():
-        work()
-        return
-    written = _disk.submit(work)
-    try:
-        while active.has_company() and not written.done():
-            active.place.pass_turn()
-    finally:
-        # Whatever ends this one: nothing is written when another worker may have it.
-        wait([written])
-    written.result()
-
-
 def _log_result(record: TrialRecord) -> None:
     ratio = record.baseline_ratio
     better = "better"
@@ -297,53 +243,6 @@ def _log_result(record: TrialRecord) -> None:
     )
     if record.text_cosine is not None:
         log.info("In the whole model, on text: cosine to the original's %.4f", record.text_cosine)
-
-
-def _measure_cost(
-    student: Student,
-    settings: TrialSettings,
-    hidden_size: int,
-    trainer: lightning.Trainer,
-    record: TrialRecord,
-) -> None:
-    """Measures what the student costs.
-
-    Raises:
-        SlicewiseError: It is slower than the objective allows.
-    """
-    objective, seq_length = settings.objective, settings.data.seq_length
-    shape = (type(student), json.dumps(student.config), seq_length, hidden_size)
-    record.student_flops = _flops(student, shape)
-    student.to(trainer.strategy.root_device)
-    latency = _latency(student, shape, objective.needs_latency)
-    record.student_latency_ms = round(latency, 3)
-    slowest = objective.max_latency_ms
-    if slowest is not None and agreed(lambda: latency > slowest):
-        raise SlicewiseError(
-            f"the student takes {latency:.3g} ms for a text of {seq_length} tokens, more than "
-            f"objective.max_latency_ms={slowest:g}"
-        )
-
-
-def _flops(student: Student, shape: tuple[Any, ...]) -> int:
-    """Of one text; counted once for each shape of student."""
-    if shape not in _known_flops:
-        *_, seq_length, hidden_size = shape
-        _known_flops[shape] = count_flops(student, 1, seq_length, hidden_size)
-    return _known_flops[shape]
-
-
-def _latency(student: Student, shape: tuple[Any, ...], decides: bool) -> float:
-    """Milliseconds for one text. Where nothing is decided by them, a few runs of the first student
-    of a shape will do: every trial waits for them, and those beside it would slow them down."""
-    *_, seq_length, hidden_size = shape
-    if decides:
-        return latency_ms(student, hidden_size, seq_length)
-    parameter = next(student.parameters(), torch.empty(0))
-    key = (*shape, parameter.device, parameter.dtype, torch.get_num_threads())
-    if key not in _known_latencies:
-        _known_latencies[key] = latency_ms(student, hidden_size, seq_length, runs=7, warm_up_runs=2)
-    return _known_latencies[key]
 
 
 def _transfer_test(
