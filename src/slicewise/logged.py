@@ -23,8 +23,10 @@ def log_value(module: lightning.LightningModule, name: str, value: Tensor, **opt
     hook = module._current_fx_name
     key = f"{hook}.{name}"
     known = None if results is None else results.get(key)
-    if known is None or known.value.device != value.device or connector.should_reset_tensors(hook):
+    if known is None or known.value.device != value.device:
         module.log(name, value, batch_size=1, **options)
         return
+    if connector.should_reset_tensors(hook):
+        results.reset(metrics=False, fx=hook)
     results.update_metrics(key, value.detach(), 1)
     connector._current_fx = hook

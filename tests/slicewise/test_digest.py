@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from slicewise.digest import module_digest
+from slicewise.digest import frozen_digest, module_digest
 from slicewise.teacher import TeacherSlice, load_slice, random_bert
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -61,3 +63,38 @@ def test_any_dtype_and_shape(dtype: torch.dtype) -> None:
     digest = module_digest(module)
     module.register_buffer("scalar", torch.tensor(2.0, dtype=dtype))
     assert module_digest(module) != digest
+
+
+def test_a_frozen_module_is_hashed_once_and_again_where_it_was_written_to_or_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[nn.Module] = []
+
+    def counted(module: nn.Module) -> str:
+        hashed.append(module)
+        return module_digest(module)
+
+    monkeypatch.setattr("slicewise.digest.module_digest", counted)
+    teacher = random_bert(**SIZES)
+    digests = [frozen_digest(teacher) for _ in range(3)]
+    assert set(digests) == {module_digest(teacher)}
+    assert len(hashed) == 1
+    first = next(teacher.parameters())
+    first.add_(1)
+    assert frozen_digest(teacher) == module_digest(teacher) not in digests
+    first.sub_(1)
+    teacher.layers.add_module("another", nn.Identity())
+    changed = frozen_digest(teacher)
+    assert changed == module_digest(teacher) not in digests
+    teacher.double()
+    assert frozen_digest(teacher) == module_digest(teacher) != changed
+    assert len(hashed) == 4
+
+
+def test_modules_that_are_gone_are_not_kept_for_their_digests() -> None:
+    module = nn.LayerNorm(2).requires_grad_(False)
+    gone = weakref.ref(module)
+    frozen_digest(module)
+    del module
+    gc.collect()
+    assert gone() is None

@@ -11,6 +11,7 @@ import pytest
 
 from sweep.console import MISTAKE
 from sweep.trial import cache
+from sweep.trial.settings import CacheSettings
 from tests.sweep.conftest import Sweep
 
 Record = Callable[[str], dict[str, Any]]
@@ -117,3 +118,11 @@ def test_half_precision_ends_near_full_precision(sweep: Sweep, record: Record) -
     assert record("half/0")["precision"] == "bf16-mixed"
     full, half = record("full/0")["valid_l1"], record("half/0")["valid_l1"]
     assert half == pytest.approx(full, rel=0.01)
+
+
+def test_unless_told_the_place_decides_how_much_is_kept() -> None:
+    free = CacheSettings.of({})
+    assert (free.mode, free.limit, free.limit_off_gpu) == ("auto", None, 8 * 10**9)
+    assert CacheSettings.of({"cache_limit": None}) == free
+    told = CacheSettings.of({"cache_limit": 0.5})
+    assert told.limit == told.limit_off_gpu == 5 * 10**8

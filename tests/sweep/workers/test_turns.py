@@ -401,3 +401,70 @@ def test_what_is_dismissed_in_a_mode_leaves_it() -> None:
     turns.close()
     assert all(seat.ended for seat in seats)
     assert modes() == before
+
+
+def test_whoever_makes_way_in_a_preparation_has_not_begun_for_the_one_that_waits() -> None:
+    """Not even where one of those that it has made way for ends meanwhile."""
+    turns, said = Turns(), []
+
+    def running(seat: Seat) -> None:
+        for number in range(4):
+            seat.pass_turn()
+            said.append(f"step {number}")
+
+    def prepared(seat: Seat) -> None:
+        for number in range(6):
+            said.append(f"part {number}")
+            seat.make_way()
+        said.append("ready")
+        seat.pass_turn()
+        said.append("first step")
+
+    one = turns.start(running)
+    # Over long ago: whoever is prepared next is waited for nevertheless.
+    turns.go_on(0.0)
+    other = turns.start(prepared)
+    said.append("begun")
+    parts_and_steps = said[: said.index("ready")]
+    assert [s for s in parts_and_steps if s.startswith("part")] == [f"part {n}" for n in range(6)]
+    # Turn and turn about, from the first part on.
+    assert [s for s in said if s.startswith("step")] == [f"step {n}" for n in range(4)]
+    assert said.index("step 3") < said.index("part 4")
+    assert said[-2:] == ["ready", "begun"]
+    assert one.ended
+    assert not other.ended
+    finish(turns, [one, other])
+    assert said[-1] == "first step"
+
+
+def test_with_nobody_beside_it_whoever_makes_way_goes_on_at_once() -> None:
+    turns, said = Turns(), []
+
+    def work(seat: Seat) -> None:
+        seat.make_way()
+        said.append("prepared")
+        seat.pass_turn()
+        said.append("done")
+
+    seat = turns.start(work)
+    assert said == ["prepared"]
+    finish(turns, [seat])
+    assert said == ["prepared", "done"]
+
+
+def test_one_that_fails_in_its_preparation_after_making_way_is_there_to_be_told() -> None:
+    turns = Turns()
+
+    def failing(seat: Seat) -> None:
+        seat.make_way()
+        raise ValueError("no room")
+
+    def running(seat: Seat) -> None:
+        for _ in range(3):
+            seat.pass_turn()
+
+    one = turns.start(running)
+    other = turns.start(failing)
+    assert other.ended
+    assert isinstance(other.error, ValueError)
+    finish(turns, [one])

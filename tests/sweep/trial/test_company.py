@@ -1,0 +1,83 @@
+"""What a fit does for those beside it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from sweep.trial.active import ActiveTrial
+from sweep.trial.company import write
+from sweep.workers.turns import Dismissed
+
+
+class _Place:
+    """One of two; counts the turns that it passes on."""
+
+    def __init__(self, others: int = 1, most: int | None = None) -> None:
+        self.others = others
+        self.passed = 0
+        self._most = most
+
+    def pass_turn(self) -> None:
+        self.passed += 1
+        if self.passed == self._most:
+            raise Dismissed
+        time.sleep(0.001)
+
+    make_way = pass_turn
+
+
+def beside(place: _Place | None) -> ActiveTrial:
+    trial = ActiveTrial(threading.Event())
+    trial.place = place
+    return trial
+
+
+def test_while_one_writes_the_others_have_their_turns() -> None:
+    place, wrote = _Place(), []
+    enough = threading.Event()
+
+    def work() -> None:
+        assert enough.wait(60)
+        wrote.append(threading.current_thread())
+
+    def pass_turn() -> None:
+        if place.passed == 20:
+            enough.set()
+        _Place.pass_turn(place)
+
+    place.pass_turn = pass_turn  # type: ignore[method-assign]
+    write(work, beside(place))
+    assert place.passed >= 20
+    assert wrote[0] is not threading.current_thread()
+
+
+@pytest.mark.parametrize("place", [None, _Place(others=0)], ids=["alone", "the last one"])
+def test_without_others_it_is_written_here(place: _Place | None) -> None:
+    wrote: list[threading.Thread] = []
+    write(lambda: wrote.append(threading.current_thread()), beside(place))
+    assert wrote == [threading.current_thread()]
+    assert place is None or place.passed == 0
+
+
+def test_what_writing_fails_with_is_this_ones() -> None:
+    def work() -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        write(work, beside(_Place()))
+
+
+def test_nothing_is_written_after_its_end() -> None:
+    """Another worker may have the trial by then."""
+    wrote: list[float] = []
+
+    def work() -> None:
+        time.sleep(0.2)
+        wrote.append(time.monotonic())
+
+    with pytest.raises(Dismissed):
+        write(work, beside(_Place(most=2)))
+    assert len(wrote) == 1
