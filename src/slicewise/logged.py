@@ -17,6 +17,16 @@ def log_value(module: lightning.LightningModule, name: str, value: Tensor, **opt
         name: Of the value, always with the same options.
         value: A scalar.
         options: As `LightningModule.log` takes them. Nothing is summed up over ranks.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> class Largest(lightning.LightningModule):
+        ...     def test_step(self, batch, batch_idx):
+        ...         log_value(self, "largest", batch.max(), on_step=False, on_epoch=True)
+        >>> quietly = {"logger": False, "enable_progress_bar": False}
+        >>> trainer = lightning.Trainer(accelerator="cpu", enable_checkpointing=False, **quietly)
+        >>> trainer.test(Largest(), DataLoader([1.0, 2.0, 4.5]), verbose=False)
+        [{'largest': 2.5}]
     """
     results: Any = module.trainer._results
     connector: Any = module.trainer._logger_connector
