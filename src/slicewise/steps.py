@@ -84,11 +84,11 @@ class _Rows(NamedTuple):
         if not losses:
             return None
         stacked = torch.stack(list(losses.values()))
+        fetched = stacked.to("cpu", non_blocking=True)
         there = None
         if stacked.is_cuda:
-            stacked = stacked.to("cpu", non_blocking=True)
-            there = torch.cuda.current_stream(next(iter(losses.values())).device).record_event()
-        return cls(epoch, list(losses), stacked, there)
+            there = torch.cuda.current_stream(stacked.device).record_event()
+        return cls(epoch, list(losses), fetched, there)
 
     def values(self) -> list[float]:
         """Waits for them."""

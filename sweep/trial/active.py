@@ -28,7 +28,7 @@ class Place(Protocol):
         """Lets the others go on; returns when it is this one's turn again."""
 
     def make_way(self) -> None:
-        """As `pass_turn`, before a fit has taken its first step."""
+        """As `pass_turn`, also where a fit has not taken its first step."""
 
 
 class ActiveTrial:

@@ -290,7 +290,7 @@ class SideBySide:
             return False
         if any(running.claimed.runs_alone for running in self._running):
             return False
-        if not self._is_enough_free() and self._on_gpu:
+        if self._on_gpu and not self._is_enough_free():
             _give_back_memory()
         return self._is_enough_free()
 
@@ -359,7 +359,7 @@ def _current(stream: Any) -> Iterator[None]:
         return
     import torch
 
-    # What was prepared on the stream of all. Never the whole GPU: it would wait for all that the
+    # What was prepared on the stream of all. Not the whole GPU: that would finish all that the
     # others have launched, and then have nothing to do.
     torch.cuda.default_stream().synchronize()
     with torch.cuda.stream(stream):
