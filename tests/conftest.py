@@ -19,6 +19,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import hydra._internal.utils
 import torch
+from hypothesis import settings
+
+# A busy machine takes its time; else as hypothesis has it, which in CI is another profile.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 # Libraries and tests are no garbage: Python need not look for any while it loads them, nor through
 # them in each test after.

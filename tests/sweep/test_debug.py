@@ -50,10 +50,12 @@ def test_profile_writes_where_the_time_went_and_says_how_to_open_it(
         tables = {path.stem: path.read_text() for path in place.glob("*.txt")}
         assert set(tables) == {"fit-lightning", "fit-torch"}
         assert "Distiller.optimizer_step" in tables["fit-lightning"]
-        # The student's own layers, and what they are made of.
-        assert "aten::linear" in tables["fit-torch"] or "aten::addmm" in tables["fit-torch"]
+        # Of all rows the longest, whichever those are on a busy machine.
+        assert "aten::" in tables["fit-torch"]
         for name in ("training_step", "validation_step"):
             trace = json.loads((place / f"{name}.json").read_text())
+            # The student's own layers, and what they are made of.
+            assert {"aten::linear", "aten::addmm"} & {e["name"] for e in trace["traceEvents"]}
             steps = [e for e in trace["traceEvents"] if e["name"].startswith("ProfilerStep#")]
             assert len({event["name"] for event in steps}) == 3
         said = (place.parent / "sweep.log").read_text().splitlines()
