@@ -9,6 +9,7 @@ stream of its own, and passes its turn on while they run. A trial that ends make
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -152,7 +153,8 @@ class Claimed:
         asked: When, by `time.monotonic`.
         config: Its configuration; None where it has none that is possible.
         runs_alone: Whether nothing may run beside it: for what its configuration asks of the
-            process, or since it is given up if that dies once more, which should be nobody's fault.
+            process, since it is given up if that dies once more, which should be nobody's fault, or
+            since it ran out of memory beside others.
     """
 
     trial: Trial
@@ -162,6 +164,7 @@ class Claimed:
     config: DictConfig | None
     runs_alone: bool
 
+    @functools.cached_property
     def of_the_process(self) -> str | None:
         """What it sets for the whole process; None where it does nothing."""
         if self.config is None:
@@ -226,6 +229,8 @@ class SideBySide:
         self._running: list[_Running] = []
         # Claimed, and waiting for those to end that it cannot run beside.
         self._held: Claimed | None = None
+        # By their numbers: those that ran out of memory beside others, and next time run alone.
+        self._crowded: set[int] = set()
         # Bytes, when the first of those that run began.
         self._used_before = 0
 
@@ -268,6 +273,7 @@ class SideBySide:
                 claimed = self._claim(self._free_place())
                 if isinstance(claimed, Rest):
                     return claimed
+                claimed.runs_alone |= claimed.trial.number in self._crowded
                 self._held = claimed
             if not self._fits(self._held):
                 return None
@@ -279,8 +285,8 @@ class SideBySide:
         """Whether it can run beside those that do."""
         if not self._running:
             return True
-        others = {running.claimed.of_the_process() for running in self._running}
-        own = claimed.of_the_process()
+        others = {running.claimed.of_the_process for running in self._running}
+        own = claimed.of_the_process
         return not claimed.runs_alone and (own is None or others <= {own, None})
 
     def _has_room(self) -> bool:
@@ -331,7 +337,11 @@ class SideBySide:
             outcome = running.outcome
             if outcome is not None and isinstance(outcome.error, Crowded):
                 self._most = max(1, together // 2)
-                log.warning("Out of memory: %d trials side by side from here on", self._most)
+                # Should it be the one that is too large, the others need not make room once more.
+                self._crowded.add(running.claimed.trial.number)
+                most = self._most
+                many = f"{most} trials side by side" if most > 1 else "one trial at a time"
+                log.warning("Out of memory: %s from here on", many)
 
     def _new_streams(self, number: int) -> list[Any]:
         """One for each place; none where torch finds no GPU."""

@@ -166,7 +166,7 @@ class OutOfMemoryBeside(Callback):
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         place = running().place
-        crowded = place is not None and place.others >= 2
+        crowded = place is not None and place.others >= 1
         if crowded and running().number == self.trial and trainer.global_step == 1:
             if self.what == "cpu memory":
                 torch.empty(2**60, dtype=torch.uint8)
