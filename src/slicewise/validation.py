@@ -55,7 +55,8 @@ def batch_losses(
         The losses, (M,), called `losses_by(loss)`, and by how many tokens they count.
     """
     real_BT = None if attention_mask is None else attention_mask[:, 0, 0] >= 0
-    prediction_BTH = student(hidden_states, attention_mask)
+    # Of its own: what a student writes to, the baselines and the next validation would find.
+    prediction_BTH = student(hidden_states.clone(), attention_mask)
     losses = []
     for one in dict.fromkeys((l1_loss, loss)):
         baselines = baseline_losses(hidden_states, target, mean, running, real_BT, one)

@@ -74,6 +74,22 @@ def test_a_batch_is_measured_as_its_parts_are(
     assert int(tokens) == (3 * SEQ_LENGTH if real_BT is None else int(real_BT.sum()))
 
 
+class _InPlace(torch.nn.Module):
+    """Writes to what it is given."""
+
+    def forward(self, x_BTH: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x_BTH.mul_(2)
+
+
+def test_what_a_student_writes_to_the_baselines_and_the_next_validation_do_not_find() -> None:
+    x_BTH, zeros_TH = torch.ones(2, 3, 4), torch.zeros(3, 4)
+    for _ in range(2):
+        losses_M, _ = batch_losses(_InPlace(), l1_loss, x_BTH, None, 2 * x_BTH, zeros_TH, zeros_TH)
+        found = dict(zip(LOSSES, losses_M.tolist(), strict=True))
+        assert found["valid_l1"] == 0
+        assert found["baseline/input"] == 1
+
+
 def test_metrics_are_on_the_cpu_after_a_validation(
     new_trainer: Callable[..., Trainer],
     new_data: Callable[..., NoiseDataModule],
