@@ -32,13 +32,14 @@ from slicewise.data.batch import BatchIndex
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
+from slicewise.fetched import Fetched
 from slicewise.logged import log_value
 from slicewise.targets import CachedTargets
 
 log = logging.getLogger(__name__)
 
 # Above it, Lightning's part is too small to matter, and a fit would be long in stopping.
-_MOST_AT_ONCE = 32
+_MOST_AT_ONCE = 64
 _SCHEDULED = "its schedule changes more than the learning rate"
 # Shapes of students for which one process keeps compiled code.
 _MAX_SHAPES = 64
@@ -61,41 +62,24 @@ class _Parts(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Losses that are to be logged, on their way from the device.
+    """Losses that are to be logged.
 
     Attributes:
         epoch: Of all of them.
         steps: Of each, its step.
-        losses: In the CPU's memory, once they are there.
-        there: After which they are; None where they always were.
+        losses: Of each, on its way from the device.
     """
 
     epoch: int
     steps: list[int]
-    losses: Tensor
-    there: torch.cuda.Event | None
+    losses: Fetched
 
     @classmethod
-    def fetched(cls, epoch: int, losses: dict[int, Tensor]) -> _Rows | None:
-        """Has them fetched behind what has been launched, all at once; None where there are none.
-
-        Whoever asked for them later would wait for what is launched in between.
-        """
+    def of(cls, epoch: int, losses: dict[int, Tensor]) -> _Rows | None:
+        """Has them fetched, all at once; None where there are none."""
         if not losses:
             return None
-        stacked = torch.stack(list(losses.values()))
-        fetched = stacked.to("cpu", non_blocking=True)
-        there = None
-        if stacked.is_cuda:
-            there = torch.cuda.current_stream(stacked.device).record_event()
-        return cls(epoch, list(losses), fetched, there)
-
-    def values(self) -> list[float]:
-        """Waits for them."""
-        if self.there is not None:
-            self.there.synchronize()
-        values: list[float] = self.losses.tolist()
-        return values
+        return cls(epoch, list(losses), Fetched.behind(torch.stack(list(losses.values()))))
 
 
 class ManualDistiller(Distiller):
@@ -245,7 +229,7 @@ class ManualDistiller(Distiller):
                 callback.on_before_zero_grad(trainer, self, optimizer)
             if self._is_logged(step):
                 logged[step] = loss.clone()
-        rows = _Rows.fetched(self.current_epoch, logged)
+        rows = _Rows.of(self.current_epoch, logged)
         # The steps are launched, and the device works.
         self.pause()
         # The number of the step, by which loggers go and the intervals between rows.
@@ -285,6 +269,10 @@ class ManualDistiller(Distiller):
         optimizer.zero_grad(set_to_none=self._steps_in_graph or not self.capture)
         # A graph runs teacher and student at once: neither fills a GPU.
         pending = None if target is not None else self._start_teacher(hidden_states, attention_mask)
+        if self.device.type == "cuda" and (pending is not None or not self._is_recording):
+            # A student may write to what it is given, and the teacher, or another fit on a stream
+            # of its own, reads it meanwhile.
+            hidden_states = hidden_states.clone()
         prediction_BTH = self._parts.student(hidden_states, attention_mask)
         if pending is not None:
             (target,) = pending()
@@ -307,12 +295,17 @@ class ManualDistiller(Distiller):
         assert self._parts is not None
         teacher = self._parts.teacher
         # In recordings alone (see `Captured`): elsewhere it is launching that takes the time.
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if self._is_recording:
             if self._teachers_stream is None:
                 self._teachers_stream = own_stream(self)
             return on_side_stream(self._teachers_stream, lambda *b: (teacher(*b),), *batch)
         target_BTH = teacher(*batch)
         return lambda: (target_BTH,)
+
+    @property
+    def _is_recording(self) -> bool:
+        """Whether what is launched now becomes part of a graph."""
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _clip(self, optimizer: Optimizer) -> None:
         plugin = self.trainer.precision_plugin
@@ -331,7 +324,7 @@ class ManualDistiller(Distiller):
         rows, self._unlogged = self._unlogged, None
         if rows is None:
             return
-        for step, value in zip(rows.steps, rows.values(), strict=True):
+        for step, value in zip(rows.steps, rows.losses.wait().tolist(), strict=True):
             row = {self.train_name: value, "epoch": rows.epoch}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step)
@@ -394,7 +387,7 @@ def new_distiller(
         data: What it will train on.
         arguments, named: As `Distiller` takes them.
         at_once: Steps in a batch of Lightning's. `auto`: as many as divide what lies between two
-            validations, up to 32, where steps are captured, else one.
+            validations, up to 64, where steps are captured, else one.
         capture: Whether CUDA graphs may be used: on one GPU, where nothing scales or
             accumulates gradients.
         compile: Whether student and teacher are compiled, which takes about a minute for each

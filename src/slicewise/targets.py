@@ -205,7 +205,7 @@ class CachedTargets:
     Attributes:
         computed: How often the teacher was asked for a target.
         recent: The last training targets that are kept nowhere else, for fits side by side.
-        recent_batches: The batches of the same fits.
+        recent_batches: The last training batches, or the first, for the same fits.
 
     Example:
         >>> import torch
@@ -265,8 +265,11 @@ class CachedTargets:
         if index is None:
             return None
         target = self._memory.get(index)
-        if target is not None and index in self._made:
-            self._made[index].wait()
+        if target is not None and (made := self._made.get(index)) is not None:
+            made.wait()
+            if made.is_there():
+                # It is there for whoever comes, and stays longer than anybody reads it.
+                del self._made[index]
         if target is None:
             target = self.recent.find(index)
         if target is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from slicewise.cuda_graph import Captured, addresses_of
 from slicewise.data.corpus import stdlib_test_sentences
 from slicewise.errors import ArgumentError
+from slicewise.fetched import Fetched
 from slicewise.teacher import TeacherSlice
 from slicewise.waiting import waiting_for
 from slicewise.whole import additive_mask
@@ -132,9 +133,13 @@ class TransferTest:
             )
         self._tokens = sum(len(original.real) for original in self._originals)
 
-    @torch.no_grad()
     def __call__(self, student: nn.Module) -> Transfer:
         """Puts the student in the slice's place; on its device, in eval mode for the time."""
+        return self.start(student)()
+
+    @torch.no_grad()
+    def start(self, student: nn.Module) -> Callable[[], Transfer]:
+        """As a call, but what is returned waits for a GPU: others may go on meanwhile."""
         device = _device(student, self._originals[0].entering.device)
         self._place(device)
         found = []
@@ -144,10 +149,15 @@ class TransferTest:
                 output_BTH = student(original.entering.clone(), original.attention_mask).float()
                 # Of its own: a graph writes the next student's over it.
                 found.append(torch.stack(compare(output_BTH)))
-        # All at once: each value that is fetched waits for the device.
-        difference, cosine = map(sum, zip(*torch.stack(found).tolist(), strict=True))
-        texts = sum(len(original.keep) for original in self._originals)
-        return Transfer(difference / self._tokens, cosine / texts)
+        # All at once: each value that is fetched takes its time.
+        sums = Fetched.behind(torch.stack(found))
+
+        def wait() -> Transfer:
+            difference, cosine = map(sum, zip(*sums.wait().tolist(), strict=True))
+            texts = sum(len(original.keep) for original in self._originals)
+            return Transfer(difference / self._tokens, cosine / texts)
+
+        return wait
 
     @torch.no_grad()
     def _compare(self, original: _Original, output_BTH: Tensor) -> tuple[Tensor, Tensor]:

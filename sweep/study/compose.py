@@ -246,7 +246,8 @@ def output_directory(config: DictConfig) -> Path:
     """Where `run_job` will put the job's output, found as it does."""
     hydra_config = HydraConfig.instance()
     before = hydra_config.cfg
-    hydra_config.set_config(config)
+    # Not by `set_config`, which copies all of it.
+    hydra_config.cfg = config  # type: ignore[assignment]
     try:
         directory = str(OmegaConf.select(config, "hydra.sweep.dir"))
         return Path(directory, str(OmegaConf.select(config, "hydra.sweep.subdir"))).absolute()

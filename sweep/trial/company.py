@@ -9,6 +9,7 @@ import torch
 
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
+from slicewise.steps import ManualDistiller
 from slicewise.targets import CachedTargets
 from sweep.trial.active import ActiveTrial, Place
 from sweep.trial.settings import TrialSettings
@@ -17,27 +18,44 @@ _disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
 
 
 def share(
-    place: Place, distiller: Distiller, targets: CachedTargets, data: HiddenStatesDataModule
+    place: Place,
+    settings: TrialSettings,
+    distiller: Distiller,
+    targets: CachedTargets,
+    data: HiddenStatesDataModule,
 ) -> None:
-    """Lets the fits that run beside this one go on whenever it can wait, and shares with those that
-    are at the same step what both need there."""
+    """Lets the fits that run beside this one go on whenever it can wait, and shares with them what
+    both need."""
     distiller.pause = place.pass_turn
-    at_once = data.at_once or 1
-    # Those of the round before last are needed by nobody.
-    targets.share_recent(max(2 * at_once, place.others + 1))
-    data.recent = targets.recent_batches
+    if _keep_step(settings):
+        at_once = data.at_once or 1
+        # Those of the round before last are needed by nobody.
+        targets.share_recent(max(2 * at_once, place.others + 1))
+    else:
+        # By the time that another is where this one is, the last ones are gone.
+        targets.recent_batches.limit = targets.memory_limit
+    # Lightning hands a batch to a student as it is, which may write to it while another reads.
+    if not _on_gpu() or isinstance(distiller, ManualDistiller):
+        data.recent = targets.recent_batches
 
 
 def way_for_others(active: ActiveTrial, settings: TrialSettings) -> Callable[[], None]:
     """What lets those beside this one go on, while it is prepared or concluded: with what they
-    launch in a turn a GPU has something to do meanwhile.
-
-    Where no target is kept, all must be at the same steps, for the teacher to be asked once.
-    """
-    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if active.place is None or not on_gpu or settings.data.cache.mode == "off":
+    launch in a turn a GPU has something to do meanwhile."""
+    if active.place is None or _keep_step(settings):
         return lambda: None
     return active.place.make_way
+
+
+def _keep_step(settings: TrialSettings) -> bool:
+    """Whether trials side by side are all at the same steps: on a CPU, and where no target is kept,
+    for the teacher to be asked once."""
+    return not _on_gpu() or settings.data.cache.mode == "off"
+
+
+def _on_gpu() -> bool:
+    is_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return is_used
 
 
 def write(work: Callable[[], object], active: ActiveTrial) -> None:

@@ -135,7 +135,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         allowed = "train_loss, or valid_l1, where something else is learned by than L1"
         raise ArgumentError("objective.metrics", "[train_l1]", allowed)
     if active.place is not None:
-        share(active.place, distiller, targets, data)
+        share(active.place, settings, distiller, targets, data)
     try:
         if student.is_trainable:
             path = directory / CHECKPOINT if going_on else None
@@ -161,7 +161,9 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     if test is not None:
         student.to(trainer.strategy.root_device)
         with waiting_for("Comparing with the original on held-out text"):
-            record.text_l1, record.text_cosine = test(student)
+            compared = test.start(student)
+        make_way()
+        record.text_l1, record.text_cosine = compared()
     make_way()
     if trainer.is_global_zero:
         record.seconds = trial.seconds

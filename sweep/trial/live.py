@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 
 from slicewise.distiller import Distiller
+from slicewise.fetched import Fetched
 from sweep.trial.pulse import Pulse, remove_pulse
 from sweep.trial.task import Part
 
@@ -22,7 +23,8 @@ class LiveProgress(Callback):
 
     Args:
         directory: The trial's.
-        every_seconds: Between two writes. Reading the loss waits for the device, so not each step.
+        every_seconds: Between two writes. A GPU's loss is fetched first, which takes until the next
+            batch or the one after: to wait for it would leave the GPU without work.
         part: Which of the trial's fits it is.
     """
 
@@ -33,6 +35,7 @@ class LiveProgress(Callback):
         self.every_seconds = every_seconds
         self._part = part or Part(0, 1)
         self._pulse = Pulse(0, None)
+        self._loss: Fetched | None = None
         self._began = self._wrote = time.monotonic()
 
     def on_train_start(
@@ -60,12 +63,15 @@ class LiveProgress(Callback):
         seconds = now - self._wrote
         if seconds < self.every_seconds:
             return
+        self._loss = self._loss or _loss_of(outputs)
+        if self._loss is not None and not self._loss.is_there():
+            return
         pulse, before = self._pulse, self._pulse.steps_per_second
         rate = (trainer.global_step - pulse.step) / seconds
         # Half of what was: it neither jumps nor lags for long.
         pulse.steps_per_second = rate if before is None else (before + rate) / 2
         pulse.step = trainer.global_step
-        pulse.loss = _loss_of(outputs)
+        pulse.loss = None if self._loss is None else self._loss.wait().item()
         self._write(trainer)
 
     def on_validation_start(
@@ -98,7 +104,7 @@ class LiveProgress(Callback):
         self._end(trainer)
 
     def _write(self, trainer: lightning.Trainer) -> None:
-        self._wrote = time.monotonic()
+        self._wrote, self._loss = time.monotonic(), None
         self._pulse.seconds = self._wrote - self._began
         if trainer.is_global_zero:
             self._pulse.write(self.directory)
@@ -115,7 +121,9 @@ def _total_steps(trainer: lightning.Trainer, module: lightning.LightningModule) 
     )
 
 
-def _loss_of(outputs: Any) -> float | None:
+def _loss_of(outputs: Any) -> Fetched | None:
     """The loss out of what a training step returned."""
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    return float(loss.detach()) if isinstance(loss, torch.Tensor) and loss.numel() == 1 else None
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        return None
+    return Fetched.behind(loss)

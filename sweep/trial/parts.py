@@ -18,6 +18,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import nn
 
 from slicewise.averaging import WeightAverage
@@ -236,7 +237,22 @@ def new_trainer(
         enable_checkpointing=_keeps_checkpoints(settings, callbacks),
         default_root_dir=str(directory),
     )
+    if isinstance(trainer.strategy, SingleDeviceStrategy):
+        _keep_on_device(trainer.strategy)
     return trainer
+
+
+def _keep_on_device(strategy: SingleDeviceStrategy) -> None:
+    """After each of its runs Lightning takes weights and optimizer off a GPU. There the student is
+    measured once more, and whatever is left goes with the trial (`sweep.trial.attempt.let_go`)."""
+
+    def teardown() -> None:
+        strategy.precision_plugin.teardown()
+        assert strategy.accelerator is not None
+        strategy.accelerator.teardown()
+        strategy.checkpoint_io.teardown()
+
+    strategy.teardown = teardown  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

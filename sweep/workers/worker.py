@@ -184,7 +184,9 @@ class Worker:
 
         def run(claimed: Claimed, seat: Seat) -> Outcome:
             trial, asked = claimed.trial, claimed.asked
-            return self._run(trial, asked, claimed.name, shared, watch, composer, seat)
+            return self._run(
+                trial, asked, claimed.name, shared, watch, composer, seat, claimed.config
+            )
 
         side_by_side = SideBySide(
             self.side_by_side,
@@ -211,8 +213,12 @@ class Worker:
         watch: Lookout,
         composer: TrialComposer,
         place: Place | None = None,
+        config: DictConfig | None = None,
     ) -> Outcome:
-        """Runs one trial, claimed at a moment, to whatever end, and tells the study."""
+        """Runs one trial, claimed at a moment, to whatever end, and tells the study.
+
+        Its place among several, and its configuration, where that has been composed.
+        """
         # Two rounds of the heartbeat's thread; it takes others six heartbeats to find us dead.
         trusted = 2 * min(self.heartbeat, SWEEP_HEARTBEAT_SECONDS)
         is_ours = functools.partial(shared._belongs, trial, name)
@@ -221,7 +227,7 @@ class Worker:
         active.place = place
         try:
             with watch.over(active):
-                outcome = self._outcome(active, composer)
+                outcome = self._outcome(active, composer, config)
         except KeyboardInterrupt:
             # It leaves at once, and is no dead worker: that would count against the trial.
             shared.put_back(trial, name)
@@ -252,11 +258,14 @@ class Worker:
             raise ProcessBroken.by(said)
         return outcome
 
-    def _outcome(self, active: StudyTrial, composer: TrialComposer) -> Outcome:
+    def _outcome(
+        self, active: StudyTrial, composer: TrialComposer, config: DictConfig | None
+    ) -> Outcome:
         """Runs the trial as a Hydra job; how it ended."""
         trial = active.trial
         try:
-            config = composer.compose(trial.params)
+            if config is None:
+                config = composer.compose(trial.params)
             with open_dict(config):
                 config.hydra.job.id = str(trial.number)
                 config.hydra.job.num = trial.number

@@ -69,15 +69,18 @@ def fit(
         compile: bool = False,
         dropout: float = 0.1,
         targets: CachedTargets | None = None,
+        family: type[ApproximateAttention] = ApproximateAttention,
         **arguments: Any,
     ) -> tuple[Trainer, Distiller]:
         trainer = new_trainer(**{"gradient_clip_val": 0.5, **arguments})
         data = data or new_data(train_batches=24)
+        student = new_student(dropout=dropout)
+        student.__class__ = family
         distiller = new_distiller(
             trainer,
             data,
             tiny_teacher,
-            new_student(dropout=dropout),
+            student,
             data.seq_length,
             optimizer,
             scheduler,
@@ -420,6 +423,29 @@ def test_captured_steps_are_the_same_steps(
     assert isinstance(captured, ManualDistiller)
     assert captured.at_once == 12
     assert "No CUDA graph" not in caplog.text
+    assert several.seen == ones.seen
+    _assert_equal(plain, captured)
+
+
+class _WritesToItsInput(ApproximateAttention):
+    def forward(self, x_BTH: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return super().forward(x_BTH.mul_(1.5), attention_mask)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("known", [False, True])
+def test_a_student_writes_to_what_nobody_reads(
+    fit: Fit, tiny_teacher: TeacherSlice, known: bool
+) -> None:
+    """Neither the teacher, on a stream beside it, nor a later validation."""
+
+    def targets() -> CachedTargets | None:
+        return CachedTargets(lambda b: tiny_teacher(*b[:2])) if known else None
+
+    ones, several = Validations(), Validations()
+    settings = _on_gpu(family=_WritesToItsInput)
+    _, plain = fit(1, capture=False, targets=targets(), callbacks=[ones], **settings)
+    _, captured = fit("auto", targets=targets(), callbacks=[several], **settings)
     assert several.seen == ones.seen
     _assert_equal(plain, captured)
 

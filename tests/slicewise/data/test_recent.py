@@ -13,11 +13,11 @@ NAMES = st.integers(0, 4)
 ACTS = st.tuples(st.sampled_from(["need", "write"]), NAMES)
 
 
-@given(st.integers(0, 3), st.lists(ACTS, max_size=20))
+@given(st.integers(0, 3), st.integers(0, 30), st.lists(ACTS, max_size=20))
 def test_each_finds_what_it_would_have_made_however_others_write(
-    most: int, acts: list[tuple[str, int]]
+    most: int, limit: int, acts: list[tuple[str, int]]
 ) -> None:
-    recent: Recent[Tensor] = Recent(most)
+    recent: Recent[Tensor] = Recent(most, limit)
     handed: dict[int, Tensor] = {}
     for act, name in acts:
         if act == "write" and name in handed:
@@ -40,3 +40,27 @@ def test_what_nobody_writes_to_is_made_once() -> None:
     recent.keep("y", y_BH, y_BH)
     assert recent.find("x") is x_BH
     assert recent.find("y") is y_BH
+
+
+@given(st.integers(0, 3), st.integers(0, 30), st.lists(NAMES, unique=True))
+def test_the_first_stay_as_far_as_there_is_room_and_the_last(
+    most: int, limit: int, names: list[int]
+) -> None:
+    recent: Recent[Tensor] = Recent(most, limit)
+    for name in names:
+        x_H = torch.full((2,), float(name))
+        recent.keep(name, x_H, x_H)
+    # Eight bytes each.
+    first = names[: limit // 8]
+    last = names[len(first) :][-most:] if most else []
+    assert [name for name in names if recent.find(name) is not None] == first + last
+
+
+def test_what_was_written_to_leaves_its_room_to_another() -> None:
+    recent: Recent[Tensor] = Recent(limit=8)
+    for number in range(3):
+        x_H = torch.full((2,), float(number))
+        recent.keep(number, x_H, x_H)
+        assert recent.find(number) is x_H
+        x_H += 1
+        assert recent.find(number) is None

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
+from slicewise.distiller import Distiller
+from slicewise.steps import ManualDistiller
+from slicewise.targets import CachedTargets
 from sweep.trial.active import ActiveTrial
-from sweep.trial.company import write
+from sweep.trial.company import share, write
 from sweep.workers.turns import Dismissed
 
 
@@ -81,3 +87,39 @@ def test_nothing_is_written_after_its_end() -> None:
     with pytest.raises(Dismissed):
         write(work, beside(_Place(most=2)))
     assert len(wrote) == 1
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "mode", "last", "bytes_of_the_first"),
+    [(False, "auto", 8, 0), (True, "auto", 0, 1000), (True, "off", 8, 0)],
+)
+def test_what_those_at_the_same_steps_share_and_others(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, mode: str, last: int, bytes_of_the_first: int
+) -> None:
+    monkeypatch.setattr("sweep.trial.company._on_gpu", lambda: on_gpu)
+    settings, distiller, data = SimpleNamespace(), Mock(spec=ManualDistiller), SimpleNamespace()
+    settings.data = SimpleNamespace(cache=SimpleNamespace(mode=mode))
+    data.at_once, data.recent = 4, None
+    targets = CachedTargets(lambda batch: batch.hidden_states, memory_limit=1000)
+    place: Any = _Place(others=2)
+    share(place, cast(Any, settings), distiller, targets, cast(Any, data))
+    assert distiller.pause == place.pass_turn
+    assert data.recent is targets.recent_batches
+    assert (targets.recent.most, data.recent.most, data.recent.limit) == (
+        last,
+        last,
+        bytes_of_the_first,
+    )
+
+
+def test_what_lightning_hands_a_student_is_its_own_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another would read it meanwhile, on a stream of its own, and the student may write to it."""
+    monkeypatch.setattr("sweep.trial.company._on_gpu", lambda: True)
+    settings = SimpleNamespace(data=SimpleNamespace(cache=SimpleNamespace(mode="auto")))
+    data = SimpleNamespace(at_once=None, recent=None)
+    targets = CachedTargets(lambda batch: batch.hidden_states)
+    place: Any = _Place()
+    share(place, cast(Any, settings), Mock(spec=Distiller), targets, cast(Any, data))
+    assert data.recent is None

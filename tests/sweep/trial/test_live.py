@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
+from slicewise.fetched import Fetched
 from sweep.trial.live import LiveProgress
 from sweep.trial.pulse import PULSE_NAME, Pulse, read_pulse, remove_pulse
 from tests.sweep.conftest import Sweep
@@ -65,6 +68,39 @@ def test_steps_are_counted_where_several_are_taken_at_once(
     assert sweep("-m", "study=a", "seed=0", *settings) == 0
     assert {pulse.total for pulse in written} == {40}
     assert sorted({pulse.step for pulse in written}) == list(range(0, 41, 4))
+
+
+class _Event:
+    """Of what is there when it is asked for the third time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def query(self) -> bool:
+        self.asked += 1
+        return self.asked >= 3
+
+    def synchronize(self) -> None:
+        assert self.asked >= 3, "a device was waited for"
+
+
+def test_no_device_is_waited_for(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where what has just been launched is not done."""
+    written: list[Pulse] = []
+    monkeypatch.setattr(Pulse, "write", lambda self, directory: written.append(replace(self)))
+    monkeypatch.setattr(LiveProgress.__init__, "__defaults__", (0.0,))
+
+    class Late:
+        @staticmethod
+        def behind(tensor: Tensor) -> Fetched:
+            event: Any = _Event()
+            return Fetched(tensor.detach(), event)
+
+    monkeypatch.setattr("sweep.trial.live.Fetched", Late)
+    assert sweep("-m", "study=a", "seed=0", "trainer.val_check_interval=1.0") == 0
+    training = [pulse for pulse in written if not pulse.validating and pulse.step]
+    assert [pulse.step for pulse in training] == [3, 6, 9]
+    assert all(isinstance(pulse.loss, float) for pulse in training)
 
 
 def test_a_fit_that_fails_leaves_none_either(sweep: Sweep, folder: Path) -> None:
