@@ -229,8 +229,6 @@ class SideBySide:
         self._running: list[_Running] = []
         # Claimed, and waiting for those to end that it cannot run beside.
         self._held: Claimed | None = None
-        # By their numbers: those that ran out of memory beside others, and next time run alone.
-        self._crowded: set[int] = set()
         # Bytes, when the first of those that run began.
         self._used_before = 0
 
@@ -273,7 +271,6 @@ class SideBySide:
                 claimed = self._claim(self._free_place())
                 if isinstance(claimed, Rest):
                     return claimed
-                claimed.runs_alone |= claimed.trial.number in self._crowded
                 self._held = claimed
             if not self._fits(self._held):
                 return None
@@ -337,8 +334,6 @@ class SideBySide:
             outcome = running.outcome
             if outcome is not None and isinstance(outcome.error, Crowded):
                 self._most = max(1, together // 2)
-                # Should it be the one that is too large, the others need not make room once more.
-                self._crowded.add(running.claimed.trial.number)
                 most = self._most
                 many = f"{most} trials side by side" if most > 1 else "one trial at a time"
                 log.warning("Out of memory: %s from here on", many)

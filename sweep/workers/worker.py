@@ -48,7 +48,7 @@ from sweep.study.storage import open_storage
 from sweep.study.suggestions import TrialSampler
 from sweep.trial.active import Place, StudyTrial, activated
 from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
-from sweep.trial.outcome import End, Outcome, ProcessBroken, RankDied, reason_of
+from sweep.trial.outcome import Crowded, End, Outcome, ProcessBroken, RankDied, reason_of
 from sweep.trial.pulse import told_to_viewers
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
@@ -168,6 +168,9 @@ class Worker:
         self, name: str, shared: SharedStudy, watch: Lookout, composer: TrialComposer
     ) -> dict[str, Any]:
         """As `_work`, with several trials at a time."""
+        # By their numbers: those that ran out of memory beside others. Next time they run alone:
+        # should one of them be what is too large, the others need not make room once more.
+        crowded: set[int] = set()
 
         def claim(place: int) -> Claimed | Rest:
             asked, own = time.monotonic(), name_beside(name, place)
@@ -176,7 +179,8 @@ class Worker:
             if isinstance(trial, Rest):
                 return trial
             config = None
-            runs_alone = trial.user_attrs.get(ATTEMPTS, 0) >= self.budget.max_retries
+            runs_alone = trial.number in crowded
+            runs_alone |= trial.user_attrs.get(ATTEMPTS, 0) >= self.budget.max_retries
             with contextlib.suppress(HydraException, OmegaConfBaseException, SlicewiseError):
                 config = composer.compose(trial.params)
                 runs_alone |= why_alone(config) is not None
@@ -184,9 +188,12 @@ class Worker:
 
         def run(claimed: Claimed, seat: Seat) -> Outcome:
             trial, asked = claimed.trial, claimed.asked
-            return self._run(
+            outcome = self._run(
                 trial, asked, claimed.name, shared, watch, composer, seat, claimed.config
             )
+            if isinstance(outcome.error, Crowded):
+                crowded.add(trial.number)
+            return outcome
 
         side_by_side = SideBySide(
             self.side_by_side,

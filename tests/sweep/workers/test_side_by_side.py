@@ -344,7 +344,7 @@ def test_one_that_ends_with_its_process_has_not_failed(fits: Callable[[str], Fit
     assert not (other.directory / "trial.json").exists()
 
 
-# Steps that are captured: 32 at once, and validations between them.
+# Steps that are captured: 64 at once, and validations between them.
 ON_A_GPU = (
     *("trainer.accelerator=gpu", "data.train_batches=128", "trainer.val_check_interval=0.5"),
     *("data.batch_size=8", "data.seq_length=32", "optimizer.fused=true", "seed=1"),
