@@ -37,6 +37,7 @@ from sweep.trial.parts import (
     best_weights,
     calibration,
     check_course,
+    keep_on_device,
     load_teacher,
     named_within,
     new_data,
@@ -91,6 +92,7 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
     final = FinalValidation()
     callbacks = [final, *_callbacks(settings, task, active, record)]
     trainer = new_trainer(settings, callbacks, trial.trackers.open(settings.logger), directory)
+    keep_on_device(trainer)
     make_way()
     check_course(settings, trainer, data)
     # There in a worker's first trial too, where the teacher has just been loaded.

@@ -237,14 +237,15 @@ def new_trainer(
         enable_checkpointing=_keeps_checkpoints(settings, callbacks),
         default_root_dir=str(directory),
     )
-    if isinstance(trainer.strategy, SingleDeviceStrategy):
-        _keep_on_device(trainer.strategy)
     return trainer
 
 
-def _keep_on_device(strategy: SingleDeviceStrategy) -> None:
-    """After each of its runs Lightning takes weights and optimizer off a GPU. There the student is
-    measured once more, and whatever is left goes with the trial (`sweep.trial.attempt.let_go`)."""
+def keep_on_device(trainer: lightning.Trainer) -> None:
+    """Has weights and optimizer stay on a GPU, from which Lightning takes them after each of its
+    runs: for a fit that measures its student there once more, and lets all go at its end."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, SingleDeviceStrategy):
+        return
 
     def teardown() -> None:
         strategy.precision_plugin.teardown()
