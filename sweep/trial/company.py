@@ -32,7 +32,9 @@ def share(
         # Those of the round before last are needed by nobody.
         targets.share_recent(max(2 * at_once, place.others + 1))
     else:
-        # By the time that another is where this one is, the last ones are gone.
+        # Each is at a place of its own, from which it reads ahead. The last batches would be gone
+        # when another comes to them.
+        targets.recent.most = place.others + 1
         targets.recent_batches.limit = targets.memory_limit
     # Lightning hands a batch to a student as it is, which may write to it while another reads.
     if not _on_gpu() or isinstance(distiller, ManualDistiller):

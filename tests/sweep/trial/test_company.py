@@ -90,11 +90,16 @@ def test_nothing_is_written_after_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_gpu", "mode", "last", "bytes_of_the_first"),
-    [(False, "auto", 8, 0), (True, "auto", 0, 1000), (True, "off", 8, 0)],
+    ("on_gpu", "mode", "targets_last", "batches_last", "bytes_of_the_first"),
+    [(False, "auto", 8, 8, 0), (True, "auto", 3, 0, 1000), (True, "off", 8, 8, 0)],
 )
 def test_what_those_at_the_same_steps_share_and_others(
-    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, mode: str, last: int, bytes_of_the_first: int
+    monkeypatch: pytest.MonkeyPatch,
+    on_gpu: bool,
+    mode: str,
+    targets_last: int,
+    batches_last: int,
+    bytes_of_the_first: int,
 ) -> None:
     monkeypatch.setattr("sweep.trial.company._on_gpu", lambda: on_gpu)
     settings, distiller, data = SimpleNamespace(), Mock(spec=ManualDistiller), SimpleNamespace()
@@ -106,8 +111,8 @@ def test_what_those_at_the_same_steps_share_and_others(
     assert distiller.pause == place.pass_turn
     assert data.recent is targets.recent_batches
     assert (targets.recent.most, data.recent.most, data.recent.limit) == (
-        last,
-        last,
+        targets_last,
+        batches_last,
         bytes_of_the_first,
     )
 
