@@ -31,7 +31,7 @@ class Fetched(NamedTuple):
     def behind(cls, tensor: Tensor) -> Fetched:
         """Has a tensor fetched behind what has been launched until now; nothing may write to it
         before what is launched on the same stream from now on."""
-        fetched = tensor.detach().to("cpu", non_blocking=True)
+        fetched = tensor.detach().to("cpu", non_blocking=tensor.is_cuda)
         there = None
         if tensor.is_cuda:
             there = torch.cuda.current_stream(tensor.get_device()).record_event()

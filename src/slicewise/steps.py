@@ -176,7 +176,7 @@ class ManualDistiller(Distiller):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.capture:
-            # Anew in each run of the Trainer, after which it moves the weights.
+            # Anew in each run of the Trainer, after which the weights may be elsewhere.
             self._evaluate = Captured(self._losses_of, "a validation's batch", warm_up=1)
 
     def teardown(self, stage: str) -> None:
@@ -272,8 +272,10 @@ class ManualDistiller(Distiller):
         if self.device.type == "cuda" and (pending is not None or not self._is_recording):
             # A student may write to what it is given, and the teacher, or another fit on a stream
             # of its own, reads it meanwhile.
-            hidden_states = hidden_states.clone()
-        prediction_BTH = self._parts.student(hidden_states, attention_mask)
+            own_mask = None if attention_mask is None else attention_mask.clone()
+            prediction_BTH = self._parts.student(hidden_states.clone(), own_mask)
+        else:
+            prediction_BTH = self._parts.student(hidden_states, attention_mask)
         if pending is not None:
             (target,) = pending()
             assert isinstance(self.targets, CachedTargets)

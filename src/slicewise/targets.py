@@ -206,6 +206,7 @@ class CachedTargets:
         computed: How often the teacher was asked for a target.
         recent: The last training targets that are kept nowhere else, for fits side by side.
         recent_batches: The last training batches, or the first, for the same fits.
+        fits: How many fits have shared them side by side.
 
     Example:
         >>> import torch
@@ -233,6 +234,8 @@ class CachedTargets:
     computed: int = 0
     recent: Recent[Tensor] = field(default_factory=Recent)
     recent_batches: Recent[Batch] = field(default_factory=Recent)
+    fits: int = 0
+    _without_batches: bool = False
     _memory: dict[BatchIndex, Tensor] = field(default_factory=dict)
     _made: dict[BatchIndex, Made] = field(default_factory=dict)
     _kept: int = 0
@@ -252,6 +255,16 @@ class CachedTargets:
     def share_recent(self, most: int) -> None:
         """Has fits that go on side by side share what each of them needs within so many steps."""
         self.recent.most = self.recent_batches.most = most
+
+    def keep_batches(self) -> None:
+        """Keeps the first training batches of fits side by side, in as much memory again."""
+        if not self._without_batches:
+            self.recent_batches.limit = self.memory_limit
+
+    def give_up_batches(self) -> None:
+        """Keeps none from here on. On a GPU nobody may be reading one."""
+        self._without_batches = True
+        self.recent_batches.give_up()
 
     def rounded(self, target: Tensor, batch: Batch | None = None) -> Tensor:
         """What the teacher has made, as fits learn it; of a training batch unless given."""

@@ -56,7 +56,8 @@ def batch_losses(
     """
     real_BT = None if attention_mask is None else attention_mask[:, 0, 0] >= 0
     # Of its own: what a student writes to, the baselines and the next validation would find.
-    prediction_BTH = student(hidden_states.clone(), attention_mask)
+    own_mask = None if attention_mask is None else attention_mask.clone()
+    prediction_BTH = student(hidden_states.clone(), own_mask)
     losses = []
     for one in dict.fromkeys((l1_loss, loss)):
         baselines = baseline_losses(hidden_states, target, mean, running, real_BT, one)

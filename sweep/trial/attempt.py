@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 import traceback
@@ -86,14 +87,17 @@ def let_go(outcome: Outcome) -> None:
         while error is not None:
             traceback.clear_frames(error.__traceback__)
             error = error.__context__
+        # What is on its way on this one's stream reads memory that may be another's from here on.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.current_stream().synchronize()
         gc.collect()
 
 
 def _interrupted_by(error: BaseException) -> BaseException | None:
     """What was on its way through the trial, where clearing up for it failed with an error.
 
-    Lightning takes the weights off the GPU whatever ends a fit, which fails on a GPU that refuses
-    all work. A trial that ends with its process has not failed.
+    Lightning takes a compression's weights off the GPU whatever ends it, which fails on a GPU that
+    refuses all work. A trial that ends with its process has not failed.
     """
     context = error.__context__ if isinstance(error, Exception) else None
     while isinstance(context, Exception):

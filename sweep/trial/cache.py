@@ -22,6 +22,8 @@ from sweep.trial.settings import CACHE_FOLDER, TrialSettings
 log = logging.getLogger(__name__)
 
 _GB = 10**9
+# What the last fit has asked.
+_in_use: list[CachedTargets] = []
 
 
 def shared_targets(
@@ -65,7 +67,18 @@ def shared_targets(
     targets = _targets(name, mode, limit, root, trainer.world_size, teacher, capture, dtype)
     if targets.store is not None:
         targets.store.touch()
+    _in_use[:] = [targets]
     return targets
+
+
+def give_up_batches() -> None:
+    """Frees what the batches take that are kept in a GPU's memory; the teacher's outputs, which
+    take longer to make, stay."""
+    if any(targets.recent_batches.limit for targets in _in_use):
+        # Whoever was handed one may be reading it.
+        torch.cuda.synchronize()
+        for targets in _in_use:
+            targets.give_up_batches()
 
 
 def rounded_to(device: str, precision: str) -> torch.dtype | None:

@@ -27,15 +27,16 @@ def share(
     """Lets the fits that run beside this one go on whenever it can wait, and shares with them what
     both need."""
     distiller.pause = place.pass_turn
-    if _keep_step(settings):
+    targets.fits += 1
+    if _keep_step(settings) or not targets.memory_limit:
         at_once = data.at_once or 1
         # Those of the round before last are needed by nobody.
         targets.share_recent(max(2 * at_once, place.others + 1))
     else:
-        # Each is at a place of its own, from which it reads ahead. The last batches would be gone
-        # when another comes to them.
-        targets.recent.most = place.others + 1
-        targets.recent_batches.limit = targets.memory_limit
+        # Each is at a place of its own: the last batches would be gone when another comes to them.
+        # The first ones stay, as soon as there is another.
+        if targets.fits > 1:
+            targets.keep_batches()
     # Lightning hands a batch to a student as it is, which may write to it while another reads.
     if not _on_gpu() or isinstance(distiller, ManualDistiller):
         data.recent = targets.recent_batches

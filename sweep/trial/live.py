@@ -23,8 +23,8 @@ class LiveProgress(Callback):
 
     Args:
         directory: The trial's.
-        every_seconds: Between two writes. A GPU's loss is fetched first, which takes until the next
-            batch or the one after: to wait for it would leave the GPU without work.
+        every_seconds: Between two writes. A GPU's loss is fetched first, and written after one of
+            the next batches: to wait for it would leave the GPU without work.
         part: Which of the trial's fits it is.
     """
 
@@ -72,6 +72,7 @@ class LiveProgress(Callback):
         pulse.steps_per_second = rate if before is None else (before + rate) / 2
         pulse.step = trainer.global_step
         pulse.loss = None if self._loss is None else self._loss.wait().item()
+        self._loss = None
         self._write(trainer)
 
     def on_validation_start(
@@ -104,7 +105,7 @@ class LiveProgress(Callback):
         self._end(trainer)
 
     def _write(self, trainer: lightning.Trainer) -> None:
-        self._wrote, self._loss = time.monotonic(), None
+        self._wrote = time.monotonic()
         self._pulse.seconds = self._wrote - self._began
         if trainer.is_global_zero:
             self._pulse.write(self.directory)

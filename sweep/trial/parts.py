@@ -244,7 +244,8 @@ def keep_on_device(trainer: lightning.Trainer) -> None:
     """Has weights and optimizer stay on a GPU, from which Lightning takes them after each of its
     runs: for a fit that measures its student there once more, and lets all go at its end."""
     strategy = trainer.strategy
-    if not isinstance(strategy, SingleDeviceStrategy):
+    # Lightning's for other kinds of devices have more to do at their end.
+    if type(strategy) is not SingleDeviceStrategy or strategy.root_device.type != "cuda":
         return
 
     def teardown() -> None:

@@ -337,6 +337,8 @@ class SideBySide:
                 most = self._most
                 many = f"{most} trials side by side" if most > 1 else "one trial at a time"
                 log.warning("Out of memory: %s from here on", many)
+                if self._on_gpu:
+                    _give_back_memory()
 
     def _new_streams(self, number: int) -> list[Any]:
         """One for each place; none where torch finds no GPU."""
@@ -373,12 +375,16 @@ def _current(stream: Any) -> Iterator[None]:
 
 
 def _give_back_memory() -> None:
-    """What torch keeps of trials that have ended, their graphs' above all, passes for used.
+    """What torch keeps of trials that have ended, their graphs' above all, passes for used, and
+    batches are made again if need be.
 
     To give it back waits for the whole GPU, so only where there seems to be no room.
     """
     import torch
 
+    from sweep.trial.cache import give_up_batches
+
+    give_up_batches()
     torch.cuda.empty_cache()
 
 

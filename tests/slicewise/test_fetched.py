@@ -20,7 +20,8 @@ def test_on_a_cpu_it_is_there_at_once() -> None:
 @pytest.mark.gpu(1)
 def test_a_gpu_need_not_be_done_when_it_is_asked() -> None:
     x = torch.ones((), device="cuda")
-    torch.cuda.synchronize()
+    # Memory that the CPU shares with it is there from then on.
+    Fetched.behind(x).wait()
     # A tenth of a second or so.
     torch.cuda._sleep(200_000_000)
     fetched = Fetched.behind(x)

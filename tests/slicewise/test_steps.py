@@ -25,6 +25,7 @@ from slicewise.cuda_graph import Captured
 from slicewise.data.batch import Batch, BatchIndex, batch_seed
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.data.noise import NoiseDataModule
+from slicewise.data.recent import Recent
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
 from slicewise.muon import MuonWithAdamW
@@ -435,17 +436,24 @@ class _WritesToItsInput(ApproximateAttention):
 @pytest.mark.gpu
 @pytest.mark.parametrize("known", [False, True])
 def test_a_student_writes_to_what_nobody_reads(
-    fit: Fit, tiny_teacher: TeacherSlice, known: bool
+    fit: Fit, new_data: NewData, tiny_teacher: TeacherSlice, known: bool
 ) -> None:
-    """Neither the teacher, on a stream beside it, nor a later validation."""
+    """Neither the teacher, on a stream beside it, nor a later validation, nor another fit."""
+    shared = CachedTargets(lambda b: tiny_teacher(*b[:2]), None, 2**30) if known else None
+    batches: Recent[Batch] = Recent(limit=2**30)
 
-    def targets() -> CachedTargets | None:
-        return CachedTargets(lambda b: tiny_teacher(*b[:2])) if known else None
+    def data() -> HiddenStatesDataModule:
+        made = new_data(train_batches=24)
+        made.recent = batches
+        return made
 
     ones, several = Validations(), Validations()
     settings = _on_gpu(family=_WritesToItsInput)
-    _, plain = fit(1, capture=False, targets=targets(), callbacks=[ones], **settings)
-    _, captured = fit("auto", targets=targets(), callbacks=[several], **settings)
+    _, plain = fit(1, capture=False, callbacks=[ones], **settings)
+    if known:
+        fit("auto", targets=shared, data=data(), **settings)
+    _, captured = fit("auto", targets=shared, data=data(), callbacks=[several], **settings)
+    assert len(batches._first) == 24
     assert several.seen == ones.seen
     _assert_equal(plain, captured)
 

@@ -97,6 +97,11 @@ class Recent(Generic[T]):
         while len(self._last) > self.most:
             self._last.popitem(last=False)
 
+    def give_up(self) -> None:
+        """Lets all of the first go, and keeps no other: there is no room for them."""
+        self.limit = self._bytes = 0
+        self._first.clear()
+
     def find(self, name: Hashable) -> T | None:
         """The value of that name, ready for the current stream; None where it is not kept."""
         kept = self._first if name in self._first else self._last

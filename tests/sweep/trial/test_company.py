@@ -9,11 +9,14 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import torch
 
+from slicewise.data.batch import Batch
 from slicewise.distiller import Distiller
 from slicewise.steps import ManualDistiller
 from slicewise.targets import CachedTargets
 from sweep.trial.active import ActiveTrial
+from sweep.trial.cache import give_up_batches
 from sweep.trial.company import share, write
 from sweep.workers.turns import Dismissed
 
@@ -91,7 +94,7 @@ def test_nothing_is_written_after_its_end() -> None:
 
 @pytest.mark.parametrize(
     ("on_gpu", "mode", "targets_last", "batches_last", "bytes_of_the_first"),
-    [(False, "auto", 8, 8, 0), (True, "auto", 3, 0, 1000), (True, "off", 8, 8, 0)],
+    [(False, "auto", 8, 8, 0), (True, "auto", 0, 0, 1000), (True, "off", 8, 8, 0)],
 )
 def test_what_those_at_the_same_steps_share_and_others(
     monkeypatch: pytest.MonkeyPatch,
@@ -105,8 +108,12 @@ def test_what_those_at_the_same_steps_share_and_others(
     settings, distiller, data = SimpleNamespace(), Mock(spec=ManualDistiller), SimpleNamespace()
     settings.data = SimpleNamespace(cache=SimpleNamespace(mode=mode))
     data.at_once, data.recent = 4, None
-    targets = CachedTargets(lambda batch: batch.hidden_states, memory_limit=1000)
+    kept = 0 if mode == "off" or not on_gpu else 1000
+    targets = CachedTargets(lambda batch: batch.hidden_states, memory_limit=kept)
     place: Any = _Place(others=2)
+    share(place, cast(Any, settings), distiller, targets, cast(Any, data))
+    # Nobody else learns from them yet.
+    assert targets.recent_batches.limit == 0
     share(place, cast(Any, settings), distiller, targets, cast(Any, data))
     assert distiller.pause == place.pass_turn
     assert data.recent is targets.recent_batches
@@ -128,3 +135,21 @@ def test_what_lightning_hands_a_student_is_its_own_on_a_gpu(
     place: Any = _Place()
     share(place, cast(Any, settings), Mock(spec=Distiller), targets, cast(Any, data))
     assert data.recent is None
+
+
+def test_where_memory_is_short_batches_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[None] = []
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: waited.append(None))
+    targets = CachedTargets(lambda batch: batch.hidden_states, memory_limit=1000)
+    monkeypatch.setattr("sweep.trial.cache._in_use", [targets])
+    give_up_batches()
+    assert waited == [], "there is nothing to be read"
+    targets.keep_batches()
+    batch = Batch(torch.ones(2, 3, 4))
+    targets.recent_batches.keep("one", batch, batch.hidden_states)
+    assert targets.recent_batches.find("one") is batch
+    give_up_batches()
+    assert len(waited) == 1
+    targets.keep_batches()
+    targets.recent_batches.keep("one", batch, batch.hidden_states)
+    assert targets.recent_batches.find("one") is None

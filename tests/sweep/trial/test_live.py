@@ -97,10 +97,13 @@ def test_no_device_is_waited_for(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) 
             return Fetched(tensor.detach(), event)
 
     monkeypatch.setattr("sweep.trial.live.Fetched", Late)
-    assert sweep("-m", "study=a", "seed=0", "trainer.val_check_interval=1.0") == 0
-    training = [pulse for pulse in written if not pulse.validating and pulse.step]
-    assert [pulse.step for pulse in training] == [3, 6, 9]
-    assert all(isinstance(pulse.loss, float) for pulse in training)
+    # With a validation after each second step a loss comes to it later, and is not lost.
+    for interval, study in ((1.0, "a"), (2, "b")):
+        written.clear()
+        assert sweep("-m", f"study={study}", f"trainer.val_check_interval={interval}") == 0
+        training = [pulse for pulse in written if not pulse.validating and pulse.step]
+        assert [pulse.step for pulse in training] == [3, 6, 9]
+        assert all(isinstance(pulse.loss, float) for pulse in training)
 
 
 def test_a_fit_that_fails_leaves_none_either(sweep: Sweep, folder: Path) -> None:
