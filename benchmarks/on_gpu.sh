@@ -111,7 +111,7 @@ else
 fi
 # First: whether anything else is worth its time. In a process of their own, as each part is: after an
 # illegal access a process can do no more on its GPU.
-graphs=(tests/slicewise/test_cuda_graph.py tests/sweep/workers/test_side_by_side.py)
+graphs=(tests/slicewise/test_cuda_graph.py tests/slicewise/test_fetched.py tests/sweep/workers/test_side_by_side.py)
 
 pytest() {
     local name=$1
