@@ -106,12 +106,12 @@ else
         data.train_batches=500 trainer.max_epochs=1)
     # Those alone: others want packages that may not be there.
     mapfile -t chosen < <(grep -rl --include='test_*.py' 'mark\.gpu' tests |
-        grep -v -e test_cuda_graph -e test_side_by_side)
+        grep -v -e test_cuda_graph -e test_fetched -e test_side_by_side)
     chosen=(-m gpu "${chosen[@]}")
 fi
 # First: whether anything else is worth its time. In a process of their own, as each part is: after an
 # illegal access a process can do no more on its GPU.
-graphs=(tests/slicewise/test_cuda_graph.py tests/slicewise/test_fetched.py tests/sweep/workers/test_side_by_side.py)
+graphs=(tests/slicewise/test_{cuda_graph,fetched}.py tests/sweep/workers/test_side_by_side.py)
 
 pytest() {
     local name=$1
