@@ -49,6 +49,8 @@ class Page:
     def __init__(self, instance: Any, url: str, width: int = 1100, dark: bool = False) -> None:
         scheme = "dark" if dark else "light"
         self.page = instance.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        # Of a busy machine as well.
+        self.page.set_default_timeout(240_000)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -65,7 +67,7 @@ class Page:
         for place in self.page.query_selector_all(".plot"):
             place.scroll_into_view_if_needed()
         self.page.wait_for_function(
-            "[...document.querySelectorAll('.plot')].every((p) => p.dataset.drawn)", timeout=60_000
+            "[...document.querySelectorAll('.plot')].every((p) => p.dataset.drawn)"
         )
 
     def is_as_wide_as_its_window(self) -> bool:

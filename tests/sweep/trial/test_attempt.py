@@ -6,6 +6,7 @@ import gc
 import traceback
 import weakref
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -53,6 +54,7 @@ def test_what_was_at_work_on_a_gpu_is_gone_with_the_fit(monkeypatch: pytest.Monk
         assert all(part() is not None for part in seen)
         # Memory of a machine is what Python itself looks after.
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_stream", Mock())
         let_go(outcome)
     finally:
         gc.enable()
