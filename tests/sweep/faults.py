@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -105,7 +106,9 @@ class BreakGpu(Callback):
                 mark.touch()
             torch.cuda.is_initialized = lambda: True  # type: ignore[method-assign]
             torch.cuda.synchronize = self._refuse
-            torch.cuda.current_stream = lambda *_: None  # type: ignore[assignment, return-value]
+            stream = SimpleNamespace(synchronize=self._refuse)
+            torch.cuda.current_stream = lambda *_: stream  # type: ignore[assignment, return-value]
+            torch.cuda.set_stream = lambda *_: None
             self._refuse()
 
     def _refuse(self, *_: Any) -> None:
