@@ -32,11 +32,9 @@ def share(
         at_once = data.at_once or 1
         # Those of the round before last are needed by nobody.
         targets.share_recent(max(2 * at_once, place.others + 1))
-    else:
+    elif targets.fits > 1:
         # Each is at a place of its own: the last batches would be gone when another comes to them.
-        # The first ones stay, as soon as there is another.
-        if targets.fits > 1:
-            targets.keep_batches()
+        targets.keep_batches()
     # Lightning hands a batch to a student as it is, which may write to it while another reads.
     if not _on_gpu() or isinstance(distiller, ManualDistiller):
         data.recent = targets.recent_batches
