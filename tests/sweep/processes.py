@@ -11,9 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -24,30 +24,9 @@ from sweep.study.presence import Heartbeat, process_is_gone, read_heartbeats
 from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults
+from tests.sweep.waiting import PATIENCE, eventually
 
-# Deadlines are for what would otherwise hang; a busy machine may take its time.
-PATIENCE = 240.0
 _MARK = "SLICEWISE_TEST"
-
-T = TypeVar("T")
-
-
-def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
-    """What the condition returns once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return result
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended may wait long for its parent to notice."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 class Program:

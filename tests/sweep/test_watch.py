@@ -21,8 +21,9 @@ from sweep.trial.pulse import Pulse
 from sweep.view.picture import picture, shown_live, shown_progress
 from sweep.view.status import Status, StudyMonitor
 from sweep.watch import main
-from tests.sweep.processes import Program, eventually
+from tests.sweep.processes import Program
 from tests.sweep.studies import make_study
+from tests.sweep.waiting import eventually
 
 
 @pytest.fixture

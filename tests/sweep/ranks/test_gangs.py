@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 from sweep.console import INTERRUPTED
 from sweep.study.attributes import WORKER
 from tests.sweep import faults
-from tests.sweep.processes import Program, eventually, signal_process
+from tests.sweep.processes import Program, signal_process
 from tests.sweep.ranks.test_gang import TWO_RANKS
 from tests.sweep.test_dashboard import free_port
+from tests.sweep.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -23,9 +23,10 @@ from optuna.trial import TrialState
 from sweep.study.shared import quiet_optuna
 from sweep.study.storage import _server_lock, open_storage
 from tests.sweep.conftest import Sweep
-from tests.sweep.postgres import Server, eventually, find_binaries, free_port, running_server
+from tests.sweep.postgres import Server, find_binaries, free_port, running_server
 from tests.sweep.study.test_acknowledgements import check_at_every_write
 from tests.sweep.study.test_shared import _die_holding_the_lock, _hammer, run_all, shared
+from tests.sweep.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +201,7 @@ def test_a_server_away_for_half_a_minute_costs_waiting_but_no_trial(
     space = ("optimizer.lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=4")
     arguments = ("study=a", *LONG, *space, "hydra.sweeper.n_jobs=2")
     with sweeping(folder, *arguments, f"hydra.sweeper.storage={url}") as process:
-        eventually(lambda: len(running_reports(url)) == 2, 240, "two trials run and report")
+        eventually(lambda: len(running_reports(url)) == 2, "two trials that run and report")
         server.stop()
         try:
             time.sleep(30)
@@ -309,7 +310,7 @@ def test_through_a_grpc_proxy_that_is_restarted(folder: Path, url: str) -> None:
         with grpc_proxy(url, port):
             storage = f"hydra.sweeper.storage=grpc://localhost:{port}"
             process = stack.enter_context(sweeping(folder, *arguments, storage))
-            eventually(lambda: len(running_reports(url)) == 2, 240, "two trials run and report")
+            eventually(lambda: len(running_reports(url)) == 2, "two trials that run and report")
         time.sleep(5)
         stack.enter_context(grpc_proxy(url, port))
         said, _ = process.communicate(timeout=400)

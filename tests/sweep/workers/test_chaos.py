@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sweep.study.attributes import ATTEMPTS
-from tests.sweep.processes import Program, Running, eventually, signal_process
+from tests.sweep.processes import Program, Running, signal_process
+from tests.sweep.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

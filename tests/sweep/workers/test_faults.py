@@ -26,8 +26,9 @@ from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults
 from tests.sweep.conftest import Sweep
-from tests.sweep.processes import Program, eventually, signal_process
+from tests.sweep.processes import Program, signal_process
 from tests.sweep.test_dashboard import free_port
+from tests.sweep.waiting import eventually
 
 Record = Callable[[str], dict[str, Any]]
 
