@@ -14,8 +14,16 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from sweep.__main__ import main
+from sweep.command_line import speak_for
 
 Sweep = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _speaks_for_itself() -> Iterator[None]:
+    """Whatever application a test sweeps, the next one's messages do not name it."""
+    yield
+    speak_for(None)
 
 
 @pytest.fixture
