@@ -43,14 +43,24 @@ class TrialComposer:
         config: The sweep's configuration.
         hydra_context: How Hydra composes.
         space: Gives the overrides of a trial.
+        composed: What another one has composed of the same application, by its overrides.
+
+    Attributes:
+        composed: What has been composed here, for another one, wherever that is: pickled.
     """
 
-    def __init__(self, config: DictConfig, hydra_context: HydraContext, space: SearchSpace) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        hydra_context: HydraContext,
+        space: SearchSpace,
+        composed: Mapping[tuple[str, ...], bytes] | None = None,
+    ) -> None:
         self._config = config
         self._loader = hydra_context.config_loader
         self._space = space
         self._parser = OverridesParser.create()
-        self._composed: dict[tuple[str, ...], bytes] = {}
+        self.composed = dict(composed or {})
         self._is_group: dict[str, bool] = {}
         fixed = self._parser.parse_overrides(space.overrides({}))
         self._settings = [override for override in fixed if self._sets(override)]
@@ -65,12 +75,12 @@ class TrialComposer:
         overrides, plain = self._space.overrides(params), self._plain(params)
         texts = {override.input_line for override in plain}
         structural = tuple(text for text in overrides if text not in texts)
-        if structural not in self._composed:
-            if len(self._composed) >= _KEPT:
-                self._composed.clear()
-            self._composed[structural] = pickle.dumps(self._load(structural))
+        if structural not in self.composed:
+            if len(self.composed) >= _KEPT:
+                self.composed.clear()
+            self.composed[structural] = pickle.dumps(self._load(structural))
         # OmegaConf is copied several times faster this way than by deepcopy.
-        config: DictConfig = pickle.loads(self._composed[structural])
+        config: DictConfig = pickle.loads(self.composed[structural])
         # A timestamp stays what it was in the sweep's configuration.
         OmegaConf.copy_cache(from_config=self._config, to_config=config)
         try:

@@ -311,6 +311,7 @@ def sweep(
             threads=_threads(config, workers, devices),
             application=application,
             side_by_side=beside,
+            composed=composer.composed,
         )
         seeds = seeds_of(config) if application is None else ()
         if (unable := _wilcoxon_unable(new_pruner(pruner_node), len(seeds))) is not None:

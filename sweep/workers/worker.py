@@ -17,7 +17,7 @@ import secrets
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class Worker:
         threads: CPU threads of each of its processes; None: as the environment says.
         application: Whose task it is, where it is not this package's own.
         side_by_side: How many trials each runs side by side, at most.
+        composed: Configurations of trials that the sweep has composed, see `TrialComposer`.
     """
 
     config: DictConfig
@@ -103,6 +104,7 @@ class Worker:
     threads: int | None
     application: AnyApplication | None
     side_by_side: int = 1
+    composed: dict[tuple[str, ...], bytes] = field(default_factory=dict)
 
     def __call__(self, worker_config: DictConfig) -> dict[str, Any]:
         """Works until there is nothing left; returns how many trials it ran and why it ended."""
@@ -139,7 +141,7 @@ class Worker:
             return self._work(name, shared, watch)
 
     def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
-        composer = TrialComposer(self.config, self.hydra_context, self.space)
+        composer = TrialComposer(self.config, self.hydra_context, self.space, self.composed)
         rehearse = getattr(self.task_function, "rehearse", None)
         if rehearse is not None:
             mistake = mistake_of_all(rehearse, composer, self.space, self.config)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -71,6 +72,20 @@ def test_one_trials_values_do_not_reach_the_next(sweep: tuple[DictConfig, HydraC
     first.student.dropout = 0.9
     second = composer.compose({"student.qkv_layers": 1, "seed": 1})
     assert (second.student.qkv_layers, second.seed, second.student.dropout) == (1, 1, 0.1)
+
+
+def test_what_one_has_composed_another_reads_no_file_for(
+    sweep: tuple[DictConfig, HydraContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, context = sweep
+    space = SearchSpace.parse(["student=tiny,approx", "seed=1,2"], loader=context.config_loader)
+    first = TrialComposer(config, context, space)
+    first.check()
+    points = [{"student": name, "seed": seed} for name in ("tiny", "approx") for seed in (1, 2)]
+    expected = [OmegaConf.to_yaml(first.compose(point)) for point in points]
+    monkeypatch.delattr(ConfigLoaderImpl, "load_sweep_config")
+    second = TrialComposer(config, context, space, first.composed)
+    assert [OmegaConf.to_yaml(second.compose(point)) for point in points] == expected
 
 
 @pytest.mark.parametrize("params", [{"student.depth": 1}, {"colour": "red"}])

@@ -14,7 +14,8 @@ from typing import Any, Self
 import optuna
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from sweep import rerun
@@ -189,6 +190,22 @@ def test_a_study_has_a_folder_of_its_own(
 def test_a_study_has_one_name(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     assert sweep("-m", "study=one,two", "student.qkv_layers=0,1") == 1
     assert "study=one,two: allowed: one name" in capfd.readouterr().err
+
+
+def test_its_files_are_read_once_for_its_trials_and_once_for_its_worker(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    load_sweep_config = ConfigLoaderImpl.load_sweep_config
+
+    def noted(loader: ConfigLoaderImpl, config: DictConfig, overrides: list[str]) -> DictConfig:
+        loaded.append(overrides)
+        return load_sweep_config(loader, config, overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", noted)
+    assert sweep("-m", "study=a", "student.qkv_layers=0,1,2") == 0
+    trials, worker = loaded
+    assert worker == [*trials, "hydra.sweep.subdir=workers/${hydra.job.num}"]
 
 
 def test_an_impossible_point_is_recorded_before_any_training(
