@@ -115,9 +115,11 @@ class Captured:
         self._callers = current
 
     def _record(self, *arguments: Tensor | None) -> _Graph | None:
+        """The call's graph; None where there can be none."""
         if self._stream is None:
             self._stream = own_stream(self)
         device, current = torch.cuda.current_device(), torch.cuda.current_stream()
+        recording = _recording_beside if _goes_on_meanwhile(current) else torch.cuda.graph
         generator = torch.cuda.default_generators[device]
         before = generator.clone_state()
         # A name for the graph's own memory, by which a recording that fails can be ended.
@@ -130,7 +132,7 @@ class Captured:
                 # The outer one, as torch goes on with the recording's stream where that fails.
                 with (
                     torch.cuda.stream(current),
-                    torch.cuda.graph(graph, pool=pool, stream=self._stream),
+                    recording(graph, pool=pool, stream=self._stream),
                 ):
                     outputs = self.function(*inputs)
             except RuntimeError as error:
@@ -143,11 +145,41 @@ class Captured:
                 self._refused = True
                 # Where the function failed; what ends the recording only says that it did.
                 cause = error.__context__ or error
+                if not isinstance(cause, Exception):
+                    raise cause from None
                 log.warning("No CUDA graph of %s: %s", self.name, str(cause).partition("\n")[0])
                 return None
         # There torch has just set the seed that each replay sets again here.
         current.wait_stream(self._stream)
         return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
+
+
+def _goes_on_meanwhile(current: torch.cuda.Stream) -> bool:
+    """Whether a graph is recorded while the GPU works, for those whose work that is.
+
+    Whoever works on the GPU's default stream has it to himself. And where little is free, a graph
+    may need the memory that torch keeps, which its own way of recording gives back.
+    """
+    if current == torch.cuda.default_stream():
+        return False
+    free, total = torch.cuda.mem_get_info()
+    return free > total // 4
+
+
+@contextlib.contextmanager
+def _recording_beside(
+    graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream
+) -> Iterator[None]:
+    """As `torch.cuda.graph`, which waits for all that the GPU has been handed and then gives back
+    what memory torch keeps: of several fits none would have anything to do meanwhile."""
+    # Torch sets a seed there, which must come after whatever has been launched with the one before.
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(pool=pool)
+        try:
+            yield
+        finally:
+            graph.capture_end()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -170,6 +172,7 @@ class ManualDistiller(Distiller):
 
     def on_train_end(self) -> None:
         self._log_rows()
+        self._end_own_work()
         # A graph keeps its memory as long as it is there.
         self._parts = None
 
@@ -180,11 +183,20 @@ class ManualDistiller(Distiller):
             self._evaluate = Captured(self._losses_of, "a validation's batch", warm_up=1)
 
     def teardown(self, stage: str) -> None:
+        self._end_own_work()
         self._evaluate = self._losses_of
 
     def let_go(self) -> None:
+        self._end_own_work()
         # Else Python's search for garbage finds the graphs, whenever it comes to it.
         self._parts, self._evaluate = None, self._losses_of
+
+    def _end_own_work(self) -> None:
+        """Before graphs go: the seed that they read lies in memory which the next one may have."""
+        if self.device.type == "cuda":
+            # A GPU that refuses all work has said so already, or will.
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.current_stream(self.device).synchronize()
 
     def validation_step(self, batch: tuple[BatchIndex, ...], batch_idx: int) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -401,6 +413,7 @@ def new_distiller(
     at_once, captured = settled_steps(trainer, data, at_once, capture, compile)
     if isinstance(trainer.strategy.accelerator, CUDAAccelerator):
         trainer.strategy.accelerator = _KeepsMemory()
+        trainer._checkpoint_connector.__class__ = _KeepsMemoryWhereItBegins
     if capture and not captured:
         _say_what_it_costs(FitFacts.of(trainer))
     if at_once == 1 and not (captured or compile):
@@ -436,6 +449,17 @@ class _KeepsMemory(CUDAAccelerator):
 
     def teardown(self) -> None:
         pass
+
+
+class _KeepsMemoryWhereItBegins(_CheckpointConnector):
+    """Lightning's, which would give back all that torch keeps once a run has its checkpoint, and
+    where it has none as well."""
+
+    def resume_end(self) -> None:
+        if self._ckpt_path:
+            log.info("Goes on from the checkpoint at %s", self._ckpt_path)
+        self._loaded_checkpoint = {}
+        self.trainer.strategy.barrier("_CheckpointConnector.resume_end")
 
 
 def _say_what_it_costs(facts: FitFacts) -> None:

@@ -26,6 +26,11 @@ from sweep.trial.record import TrialRecord
 from sweep.trial.run import Share
 from sweep.trial.task import Task
 
+# Of a GPU's memory, that torch may keep without use while trials run that would have to wait.
+_UNUSED = 0.1
+# Bytes that it kept after it had been asked for all: of graphs that are in use.
+_in_use = 0
+
 
 @dataclass
 class Attempt:
@@ -71,17 +76,22 @@ def attempt(task: Task, active: ActiveTrial, fit: Callable[[Attempt], tuple[floa
     # What the objective was told, where it was: the result has been saved since.
     trial.record.take_outcome(outcome, trial.record.seconds or trial.seconds)
     trial.trackers.conclude(trial.record, outcome)
-    let_go(outcome)
+    let_go(outcome, active.has_company())
     return Share(outcome, trial.record)
 
 
-def let_go(outcome: Outcome) -> None:
+def let_go(outcome: Outcome, has_company: bool) -> None:
     """Has a GPU's memory free for others where a fit has ended.
+
+    What torch keeps of it, its graphs' above all, no other process could have. To give that back
+    waits for the whole GPU, and so for all that those beside it have launched: there it is put off
+    until it is a tenth of the GPU's memory.
 
     Lightning's objects hold each other, and an error all that was at work when it was raised: the
     student, its optimizer, the batches of the validations. Until Python looks for garbage, which
     no want of a GPU's memory has it do, they would pile up from trial to trial.
     """
+    global _in_use
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         error = outcome.error
         while error is not None:
@@ -91,6 +101,15 @@ def let_go(outcome: Outcome) -> None:
         with contextlib.suppress(RuntimeError):
             torch.cuda.current_stream().synchronize()
         gc.collect()
+        with contextlib.suppress(RuntimeError):
+            if not has_company or _kept() > _in_use + _UNUSED * torch.cuda.mem_get_info()[1]:
+                torch.cuda.empty_cache()
+                _in_use = _kept()
+
+
+def _kept() -> int:
+    """Bytes of a GPU's memory that torch has, and no tensor."""
+    return torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _interrupted_by(error: BaseException) -> BaseException | None:

@@ -110,6 +110,37 @@ def test_a_recording_that_fails_leaves_everything_as_it_was(
     assert len(later._graphs) == 1
 
 
+@pytest.mark.parametrize(
+    ("own_place", "free", "waits"), [(1, 9, False), (1, 2, True), (0, 9, True)]
+)
+def test_a_recording_leaves_others_their_work_unless_memory_is_short(
+    own_place: bool, free: int, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10))
+    x = torch.ones(64, 64, device="cuda")
+    first, captured = (
+        Captured(lambda x: (F.dropout(x, 0.5),), "dropout", warm_up=1) for _ in range(2)
+    )
+    place = torch.cuda.Stream() if own_place else torch.cuda.default_stream()
+    with torch.cuda.stream(place):
+        # What the first recording of a process loads may wait for all as well.
+        for one in (first, first, captured):
+            one(x)
+        torch.cuda.synchronize()
+        torch.manual_seed(1)
+        done = torch.cuda.Event()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            # Some two seconds.
+            torch.cuda._sleep(2**32)
+            done.record()
+        result = captured(x)[0].clone()
+        assert len(captured._graphs) == 1
+        assert done.query() is waits
+        done.synchronize()
+        torch.manual_seed(1)
+        assert torch.equal(result, F.dropout(x, 0.5))
+
+
 def test_python_looks_for_no_garbage_in_a_recording() -> None:
     """What it found might be a graph, which must not end there."""
     x = torch.ones(2, device="cuda")

@@ -106,6 +106,7 @@ class BreakGpu(Callback):
                 mark.touch()
             torch.cuda.is_initialized = lambda: True  # type: ignore[method-assign]
             torch.cuda.synchronize = self._refuse
+            torch.cuda.empty_cache = torch.cuda.memory_reserved = self._refuse
             stream = SimpleNamespace(synchronize=self._refuse)
             torch.cuda.current_stream = lambda *_: stream  # type: ignore[assignment, return-value]
             torch.cuda.set_stream = lambda *_: None

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, given, settings
@@ -407,6 +408,33 @@ def test_eight_wide_ones_begin_and_end_beside_each_other(fits: Callable[[str], F
         one, other = alone.outcome(), beside[number][0].outcome()
         print("trial", number, "the same to the bit:", one == other)
         assert one["record"]["valid_l1"] == pytest.approx(other["record"]["valid_l1"], rel=1e-6)
+
+
+@pytest.mark.gpu
+def test_whoever_comes_or_goes_takes_no_work_from_the_gpu(
+    fits: Callable[[str], Fit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def noted(function: Callable[..., None]) -> Callable[..., None]:
+        def waiting(*arguments: Any, **named: Any) -> None:
+            waits.append(function.__name__)
+            function(*arguments, **named)
+
+        return waiting
+
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, noted(getattr(torch.cuda, name)))
+    # Nor for memory, of which a small GPU may be short.
+    monkeypatch.setattr("sweep.trial.attempt._UNUSED", 1.0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+    beside = [
+        (fits(f"coming-{n}"), (*ON_A_GPU, f"optimizer.lr={n}e-3", f"trainer.max_epochs={n}"))
+        for n in (1, 2, 3, 4)
+    ]
+    assert set(run_beside(beside, 2, on_gpu=True)) == {End.COMPLETE}
+    # The last one has left.
+    assert waits == ["empty_cache"]
 
 
 # What is asked for.
