@@ -17,9 +17,9 @@ test: .venv/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST)
 
 # What takes longer: killed processes, restarted servers, every launcher. They wait more than they
-# compute, so three at a time, on two cores as well.
+# compute, so two at a time; more would be late for each other's deadlines.
 test-faults: .venv/.dev
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST)
 
 # What the quick tests run of the code, without the processes that they start: htmlcov/index.html.
 coverage: .venv/.dev
