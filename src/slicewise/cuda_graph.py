@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,17 +30,32 @@ _PRIORITIES = (0, -1)
 _owned: set[int] = set()
 # Of each GPU, by number: where whatever is recorded later runs before.
 _warm_up_streams: dict[int, torch.cuda.Stream] = {}
+# Recordings that failed, by the stream for which they were made: each fit has one, and a generator.
+_failures: Counter[int] = Counter()
 
 
 Tensors = tuple[Tensor, ...]
 
 
 class _Graph(NamedTuple):
-    """A recorded call: what it reads, what it does, where it leaves the results."""
+    """A recorded call: what it reads, what it does, where it leaves the results.
+
+    Attributes:
+        inputs, graph, outputs: These.
+        place: By number, the stream for which it was recorded.
+        failures: Recordings that had failed there.
+    """
 
     inputs: tuple[Tensor | None, ...]
     graph: torch.cuda.CUDAGraph
     outputs: Tensors
+    place: int
+    failures: int
+
+    def has_its_generator(self) -> bool:
+        """Whether it still draws what the generator would: a recording that fails leaves behind the
+        state that those before it are bound to."""
+        return self.failures == _failures[self.place]
 
 
 class Captured:
@@ -78,8 +94,7 @@ class Captured:
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
         self._refused = False
-        # Where it is recorded, and where it was called last.
-        self._stream: torch.cuda.Stream | None = None
+        # Where it was called last.
         self._callers: torch.cuda.Stream | None = None
 
     def __call__(self, *arguments: Tensor | None) -> Tensors:
@@ -90,6 +105,9 @@ class Captured:
         self._wait_for_last_call(gpu)
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
+        if recorded is not None and not recorded.has_its_generator():
+            del self._graphs[key]
+            recorded = None
         if recorded is None:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= self.warm_up or len(self._graphs) == _MAX_GRAPHS:
@@ -116,9 +134,8 @@ class Captured:
 
     def _record(self, *arguments: Tensor | None) -> _Graph | None:
         """The call's graph; None where there can be none."""
-        if self._stream is None:
-            self._stream = own_stream(self)
         device, current = torch.cuda.current_device(), torch.cuda.current_stream()
+        place, stream = current.cuda_stream, _free_stream()
         recording = _recording_beside if _goes_on_meanwhile(current) else torch.cuda.graph
         generator = torch.cuda.default_generators[device]
         before = generator.clone_state()
@@ -130,16 +147,14 @@ class Captured:
             graph = torch.cuda.CUDAGraph()
             try:
                 # The outer one, as torch goes on with the recording's stream where that fails.
-                with (
-                    torch.cuda.stream(current),
-                    recording(graph, pool=pool, stream=self._stream),
-                ):
+                with torch.cuda.stream(current), recording(graph, pool=pool, stream=stream):
                     outputs = self.function(*inputs)
             except RuntimeError as error:
                 # PyTorch leaves the generator waiting for the rest of the recording, and 2.11 the
                 # allocator (https://github.com/pytorch/pytorch/pull/180395), which would hold back
                 # whatever several streams have used, and might serve the next graph from this pool.
                 generator.graphsafe_set_state(before)
+                _failures[place] += 1
                 with contextlib.suppress(RuntimeError):
                     torch._C._cuda_endAllocateToPool(device, pool)
                 self._refused = True
@@ -150,8 +165,9 @@ class Captured:
                 log.warning("No CUDA graph of %s: %s", self.name, str(cause).partition("\n")[0])
                 return None
         # There torch has just set the seed that each replay sets again here.
-        current.wait_stream(self._stream)
-        return _Graph(inputs, graph, tuple(output.detach() for output in outputs))
+        current.wait_stream(stream)
+        results = tuple(output.detach() for output in outputs)
+        return _Graph(inputs, graph, results, place, _failures[place])
 
 
 def _goes_on_meanwhile(current: torch.cuda.Stream) -> bool:
@@ -212,10 +228,9 @@ def own_stream(owner: object) -> torch.cuda.Stream:
     other. So do those who come when all streams are somebody's: they share.
     """
     stream = _free_stream()
-    if stream is None:
-        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    _owned.add(stream.cuda_stream)
-    weakref.finalize(owner, _owned.discard, stream.cuda_stream)
+    if stream.cuda_stream not in _owned:
+        _owned.add(stream.cuda_stream)
+        weakref.finalize(owner, _owned.discard, stream.cuda_stream)
     return stream
 
 
@@ -227,14 +242,14 @@ def _warm_up_stream() -> torch.cuda.Stream:
     return _warm_up_streams[device]
 
 
-def _free_stream() -> torch.cuda.Stream | None:
-    """One that nobody has as his own; None where all are taken."""
+def _free_stream() -> torch.cuda.Stream:
+    """One that nobody has as his own, or, where all are taken, any."""
     for priority in _PRIORITIES:
         for _ in range(_STREAMS_OF_TORCH):
             stream = torch.cuda.Stream(priority=priority)  # type: ignore[no-untyped-call]
             if stream.cuda_stream not in _owned:
                 return stream
-    return None
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def on_side_stream(

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _ON_A_GPU = 8
 # On a CPU, where the teacher is asked anew for each batch: once for all of them.
 _WITH_THE_TEACHER_COMPUTED = 4
-# Each has a CUDA stream of its own, and three for its graphs; torch has 64 in all.
+# Each has a CUDA stream of its own, and its teacher another; torch has 32 that are served alike.
 _MOST = 10
 # Between two questions to the study whether others have left a trial, while trials run.
 _ASK_AGAIN_SECONDS = 5.0

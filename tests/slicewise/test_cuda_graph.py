@@ -85,6 +85,9 @@ def _asks_for_too_much(x: Tensor) -> tuple[Tensor, ...]:
 def test_a_recording_that_fails_leaves_everything_as_it_was(
     function: Callable[..., tuple[Tensor, ...]],
 ) -> None:
+    earlier = Captured(_drop_half, "what was recorded before", warm_up=1)
+    assert _draws_as_the_function(earlier)
+    (before,) = earlier._graphs.values()
     stream, fails = torch.cuda.current_stream(), Captured(function, "what fails", warm_up=1)
     x = torch.ones(2, device="cuda")
     for _ in range(3):
@@ -99,15 +102,29 @@ def test_a_recording_that_fails_leaves_everything_as_it_was(
     del used
     torch.cuda.synchronize()
     assert torch.empty(2**22, device="cuda").data_ptr() == place
-    # What is recorded next has the numbers of its seed.
-    later = Captured(lambda x: (F.dropout(x, 0.5),), "what is recorded next", warm_up=1)
+    # What is recorded next has the numbers of its seed, and so has what was recorded before: anew.
+    later = Captured(_drop_half, "what is recorded next", warm_up=1)
+    assert _draws_as_the_function(later)
+    assert len(later._graphs) == 1
+    assert _draws_as_the_function(earlier)
+    (after,) = earlier._graphs.values()
+    assert after is not before
+
+
+def _drop_half(x: Tensor) -> tuple[Tensor, ...]:
+    return (F.dropout(x, 0.5),)
+
+
+def _draws_as_the_function(captured: Captured) -> bool:
+    """Whether it has the numbers of each seed, recorded or not."""
     x = torch.ones(64, 64, device="cuda")
+    same = []
     for seed in range(4):
         torch.manual_seed(seed)
-        expected = F.dropout(x, 0.5)
+        (expected,) = _drop_half(x)
         torch.manual_seed(seed)
-        assert torch.equal(later(x)[0], expected)
-    assert len(later._graphs) == 1
+        same.append(torch.equal(captured(x)[0], expected))
+    return all(same)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +135,7 @@ def test_a_recording_leaves_others_their_work_unless_memory_is_short(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10))
     x = torch.ones(64, 64, device="cuda")
-    first, captured = (
-        Captured(lambda x: (F.dropout(x, 0.5),), "dropout", warm_up=1) for _ in range(2)
-    )
+    first, captured = (Captured(_drop_half, "dropout", warm_up=1) for _ in range(2))
     place = torch.cuda.Stream() if own_place else torch.cuda.default_stream()
     with torch.cuda.stream(place):
         # What the first recording of a process loads may wait for all as well.
@@ -231,7 +246,9 @@ def test_a_graph_outlives_others() -> None:
 
 
 @pytest.mark.parametrize("one_stream", [False, True])
-def test_a_graph_keeps_the_workspace_that_it_was_recorded_with(one_stream: bool) -> None:
+def test_a_graph_keeps_the_workspace_that_it_was_recorded_with(
+    one_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lightning has all workspaces freed before and after each run, of this fit or another.
 
     Products of few rows and columns over many tokens, as weights' gradients are, are split among
@@ -248,9 +265,10 @@ def test_a_graph_keeps_the_workspace_that_it_was_recorded_with(one_stream: bool)
     x_NH = torch.randn(4096, 384, device="cuda", dtype=torch.bfloat16)
     expected = [result.clone() for result in learn(x_NH)]
     captured = [Captured(learn, f"gradients {number}") for number in range(4)]
+    if one_stream:
+        stream = torch.cuda.Stream()
+        monkeypatch.setattr("slicewise.cuda_graph._free_stream", lambda: stream)
     for learn_captured in captured:
-        if one_stream:
-            learn_captured._stream = captured[0]._stream
         for _ in range(5):
             learn_captured(x_NH)
         assert len(learn_captured._graphs) == 1
