@@ -13,6 +13,8 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
@@ -414,6 +416,7 @@ def new_distiller(
     if isinstance(trainer.strategy.accelerator, CUDAAccelerator):
         trainer.strategy.accelerator = _KeepsMemory()
         trainer._checkpoint_connector.__class__ = _KeepsMemoryWhereItBegins
+        trainer.strategy.load_checkpoint = partial(_load_checkpoint, trainer)  # type: ignore[method-assign]
     if capture and not captured:
         _say_what_it_costs(FitFacts.of(trainer))
     if at_once == 1 and not (captured or compile):
@@ -460,6 +463,14 @@ class _KeepsMemoryWhereItBegins(_CheckpointConnector):
             log.info("Goes on from the checkpoint at %s", self._ckpt_path)
         self._loaded_checkpoint = {}
         self.trainer.strategy.barrier("_CheckpointConnector.resume_end")
+
+
+def _load_checkpoint(
+    trainer: lightning.Trainer, path: str | Path, weights_only: bool | None = None
+) -> dict[str, Any]:
+    """As Lightning's strategies do, which would give back all that torch keeps before."""
+    io = trainer.strategy.checkpoint_io
+    return io.load_checkpoint(path, weights_only=weights_only)
 
 
 def _say_what_it_costs(facts: FitFacts) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -380,9 +381,14 @@ def test_a_fit_leaves_the_memory_of_others_as_it_is(
     new_data: NewData,
     new_student: NewStudent,
     tiny_teacher: TeacherSlice,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Lightning has torch give back what it keeps, before each run, where it begins, and after."""
+    """Lightning has torch give back what it keeps, before each run, where it begins or goes on, and
+    after."""
+    checkpoint = tmp_path / "begun.ckpt"
+    version = pytorch_lightning.__version__
+    torch.save({"pytorch-lightning_version": version, "state_dict": {}}, checkpoint)
     emptied: list[None] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
     trainer, data = new_trainer(), new_data()
@@ -394,9 +400,11 @@ def test_a_fit_leaves_the_memory_of_others_as_it_is(
         assert isinstance(accelerator, CUDAAccelerator)
         accelerator.setup(trainer)
         trainer.state.fn = TrainerFn.FITTING
+        trainer._checkpoint_connector.resume_start(checkpoint, weights_only=True)
+        assert trainer._checkpoint_connector._loaded_checkpoint["state_dict"] == {}
         trainer._checkpoint_connector.resume_end()
         accelerator.teardown()
-        assert len(emptied) == 3, "by Lightning's own alone"
+        assert len(emptied) == 4, "by Lightning's own alone"
     plain = new_trainer()
     new_distiller(plain, data, tiny_teacher, new_student(), data.seq_length)
     assert type(plain.strategy.accelerator) is CPUAccelerator
