@@ -32,6 +32,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from slicewise.errors import MissingResource, SlicewiseError
+from slicewise.garbage import keep_what_is_there
 from slicewise.waiting import waiting_for
 from sweep.any_application import AnyApplication
 from sweep.command_line import speak_for
@@ -147,6 +148,9 @@ class Worker:
             mistake = mistake_of_all(rehearse, composer, self.space, self.config)
             if mistake is not None:
                 return {"trials": 0, "end": "MISTAKE", "mistake": mistake}
+        if self.application is None and on_gpu(self.config):
+            # There each trial's garbage is looked for when it ends (`sweep.trial.attempt.let_go`).
+            keep_what_is_there()
         if self.side_by_side > 1:
             if not shared.goes_one_by_one(self.sweep):
                 return self._work_side_by_side(name, shared, watch, composer)
