@@ -11,14 +11,13 @@ Handlers of signals stay: a signal is sent to the process, whoever has the turn.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import operator
 import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -26,29 +25,11 @@ import numpy
 from hydra.core.hydra_config import HydraConfig
 
 from sweep.trial.active import ActiveTrial, active_trials, set_active
+from sweep.workers.setting import Setting
+from sweep.workers.torch_settings import torch_settings
 
 # Kinds of devices for which torch has autocast, of those that fits run on.
 _AUTOCAST = ("cpu", "cuda")
-
-
-class Setting(NamedTuple):
-    """Something that a process has one of, and any code may set.
-
-    Attributes:
-        get: Reads it.
-        set: Sets it.
-        same: Whether two values are one; where they are, nothing is set.
-    """
-
-    get: Callable[[], Any]
-    set: Callable[[Any], None]
-    same: Callable[[Any, Any], bool] = operator.eq
-
-    @classmethod
-    def attribute(cls, owner: Any, name: str) -> Setting:
-        """An attribute of a module; each has its own object there, such as an open file."""
-        get = functools.partial(getattr, owner, name)
-        return cls(get, functools.partial(setattr, owner, name), operator.is_)
 
 
 def _set_filters(filters: list[Any]) -> None:
@@ -92,49 +73,6 @@ _SETTINGS = (
     Setting(_variables.copy, _set_variables),
     Setting(lambda: logging.root.manager.disable, logging.disable),
 )
-
-
-@functools.cache
-def _settings_of(torch: Any) -> tuple[Setting, ...]:
-    """Torch's."""
-    return (
-        Setting(torch.get_default_dtype, torch.set_default_dtype),
-        Setting(torch.get_num_threads, torch.set_num_threads),
-        _precision_of_products(torch),
-        Setting(
-            lambda: (
-                torch.are_deterministic_algorithms_enabled(),
-                torch.is_deterministic_algorithms_warn_only_enabled(),
-            ),
-            lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
-        ),
-        Setting(
-            lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
-            lambda value: torch.set_anomaly_enabled(*value),
-        ),
-        Setting.attribute(torch.backends.cudnn, "benchmark"),
-        Setting.attribute(torch.backends.cudnn, "deterministic"),
-    )
-
-
-def _precision_of_products(torch: Any) -> Setting:
-    """Of matrix products in 32 bits: for all of them by name, and by kind of device."""
-    kinds = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-
-    def get() -> tuple[str | None, list[str]]:
-        name = None
-        # Torch has no name for what was set by kind.
-        with contextlib.suppress(RuntimeError):
-            name = torch.get_float32_matmul_precision()
-        return name, [kind.fp32_precision for kind in kinds]
-
-    def set_to(value: tuple[str | None, list[str]]) -> None:
-        name, by_kind = value
-        torch.set_float32_matmul_precision(name or "highest")
-        for kind, precision in zip(kinds, by_kind, strict=True):
-            kind.fp32_precision = precision
-
-    return Setting(get, set_to)
 
 
 class _Logger(NamedTuple):
@@ -197,7 +135,7 @@ class ProcessState:
     def now(cls) -> Self:
         """That of the process now."""
         torch = _loaded_torch()
-        settings = _SETTINGS if torch is None else (*_SETTINGS, *_settings_of(torch))
+        settings = _SETTINGS if torch is None else (*_SETTINGS, *torch_settings(torch))
         return cls(
             HydraConfig.instance().cfg,
             _Logger.all(),
