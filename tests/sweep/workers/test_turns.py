@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,26 @@ SETTINGS: dict[str, tuple[Callable[[int], object], Callable[[], object]]] = {
         lambda n: setattr(torch.backends.cudnn, "benchmark", n == 1),
         lambda: torch.backends.cudnn.benchmark,
     ),
+    "attention": (
+        lambda n: torch.backends.cuda.enable_flash_sdp(n == 1),
+        torch.backends.cuda.flash_sdp_enabled,
+    ),
+    "convolutions": (
+        lambda n: setattr(torch.backends.cudnn, "allow_tf32", n == 1),
+        lambda: torch.backends.cudnn.conv.fp32_precision,
+    ),
+    "convolutions of a kind": (
+        lambda n: setattr(torch.backends.cudnn.conv, "fp32_precision", ["ieee", "tf32"][n]),
+        lambda: torch.backends.cudnn.conv.fp32_precision,
+    ),
+    "device": (
+        lambda n: torch.set_default_device(["cpu", "meta"][n]),
+        lambda: torch.empty(0).device.type,
+    ),
+    "empty memory": (
+        lambda n: setattr(torch.utils.deterministic, "fill_uninitialized_memory", n == 1),
+        lambda: torch.utils.deterministic.fill_uninitialized_memory,
+    ),
     "folder": (lambda n: os.chdir(WHERE[n]), os.getcwd),
     "environment": (
         lambda n: os.environ.update(PL_GLOBAL_SEED=str(n)),
@@ -258,6 +279,44 @@ def test_each_finds_what_it_has_set_and_nobody_else_does(fits: list[Course]) -> 
 
     assert run(*fits) == [run(fit)[0] for fit in fits]
     assert [read() for _, read in SETTINGS.values()] == before
+
+
+def flags_of_kernels() -> Iterator[tuple[str, Callable[[Any], object], Callable[[], Any]]]:
+    """All that torch has: by which kernels products, convolutions and attention are computed."""
+    for module in (torch.backends.cudnn, torch.backends.mkldnn):
+        for name, kind in vars(type(module)).items():
+            is_flag = isinstance(kind, torch.backends.ContextProp)
+            if is_flag and isinstance(getattr(module, name), bool):
+                yield name, partial(setattr, module, name), partial(getattr, module, name)
+    for name in dir(torch.backends.cuda):
+        if name.endswith("_sdp_enabled"):
+            enable = f"enable_{name.removesuffix('_enabled')}"
+            yield name, getattr(torch.backends.cuda, enable), getattr(torch.backends.cuda, name)
+
+
+def test_every_flag_of_torchs_kernels_is_ones_own() -> None:
+    flags = list(flags_of_kernels())
+    assert len(flags) > 6
+    before = [read() for _, _, read in flags]
+    turns = Turns()
+
+    def set_others(seat: Seat) -> None:
+        for (_, write, _), value in zip(flags, before, strict=True):
+            write(not value)
+        seat.pass_turn()
+        assert [read() for _, _, read in flags] == [not value for value in before]
+
+    def find(seat: Seat) -> None:
+        seat.pass_turn()
+        there = {
+            name: read() == value for (name, _, read), value in zip(flags, before, strict=True)
+        }
+        assert there == dict.fromkeys(there, True)
+
+    seats = [turns.start(set_others), turns.start(find)]
+    finish(turns, seats)
+    assert [seat.error for seat in seats] == [None, None]
+    assert [read() for _, _, read in flags] == before
 
 
 def test_what_is_caught_and_filtered_of_warnings_is_ones_own() -> None:
