@@ -5,8 +5,9 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pytorch_lightning import LightningModule
@@ -110,6 +111,20 @@ class Distiller(LightningModule):
         self._losses = ValidationLosses()
         # From the tensors of a validation batch to its losses.
         self._evaluate: Callable[..., tuple[Tensor, ...]] = self._losses_of
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is recorded for a device goes with the weights that it reads.
+        return {**super().__getstate__(), "_evaluate": self._losses_of}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """With its own weights, as callbacks make one to average them, and of the same teacher."""
+        for shared in (self.teacher, self.optimizer_factory, self.scheduler_factory, self.pause):
+            memo[id(shared)] = shared
+        if self.targets != self._ask_teacher:
+            memo[id(self.targets)] = self.targets
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        return copied
 
     @property
     def teacher(self) -> TeacherSlice:

@@ -126,6 +126,10 @@ class ManualDistiller(Distiller):
         self._teachers_stream: torch.cuda.Stream | None = None
         self._unlogged: _Rows | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_parts", "_teachers_stream", "_unlogged")
+        return {**super().__getstate__(), **dict.fromkeys(own)}
+
     @property
     def total_steps(self) -> float:
         trainer = self.trainer

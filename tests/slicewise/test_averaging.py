@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    StochasticWeightAveraging,
+)
 
 from slicewise.averaging import WeightAverage
 from slicewise.errors import ArgumentError
+from slicewise.steps import new_distiller as new_fast_distiller
+from slicewise.teacher import TeacherSlice
 from tests.slicewise.test_distiller import NewData, NewDistiller, NewTrainer
+from tests.slicewise.test_steps import NewStudent
 
 
 class _Weights(Callback):
@@ -61,3 +70,49 @@ def test_without_memory_it_is_the_last_weights(
 def test_decay_is_checked(decay: float) -> None:
     with pytest.raises(ArgumentError, match=r"decay"):
         WeightAverage(decay)
+
+
+# Lightning's own, which copy the module.
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_lightnings_average_is_kept_too(
+    new_trainer: NewTrainer,
+    new_data: NewData,
+    new_student: NewStudent,
+    tiny_teacher: TeacherSlice,
+    at_once: int,
+) -> None:
+    weights, data = _Weights(), new_data()
+    trainer = new_trainer(callbacks=[EMAWeightAveraging(decay=0.5), weights])
+    parts = (tiny_teacher, new_student(), data.seq_length)
+    distiller = new_fast_distiller(trainer, data, *parts, at_once=at_once)
+    trainer.fit(distiller, datamodule=data)
+    _, average, *after = weights.trained
+    assert after
+    for trained in after:
+        average = 0.5 * average + 0.5 * trained
+    torch.testing.assert_close(_flat(distiller), average)
+    torch.testing.assert_close(weights.validated[-1], average)
+
+
+def test_stochastic_averages_are_possible(
+    new_trainer: NewTrainer, new_distiller: NewDistiller, new_data: NewData
+) -> None:
+    averages = StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)
+    weights, distiller = _Weights(), new_distiller()
+    trainer = new_trainer(callbacks=[averages, weights], max_epochs=3)
+    trainer.fit(distiller, datamodule=new_data())
+    assert not torch.equal(_flat(distiller), weights.trained[-1])
+
+
+def test_a_copy_has_its_own_weights_and_the_same_teacher(new_distiller: NewDistiller) -> None:
+    distiller = new_distiller()
+    copied = copy.deepcopy(distiller)
+    torch.testing.assert_close(_flat(copied), _flat(distiller), rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in copied.student.parameters():
+            parameter.zero_()
+    assert _flat(distiller).any()
+    assert copied.teacher is distiller.teacher
+    assert copied.targets.__self__ is copied  # type: ignore[attr-defined]
