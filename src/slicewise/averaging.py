@@ -48,6 +48,8 @@ class WeightAverage(Callback):
         8
     """
 
+    once_for_several_steps = True
+
     def __init__(self, decay: float = 0.99) -> None:
         if not 0 <= decay < 1:
             raise ArgumentError("decay", decay, "a number from 0 to below 1")

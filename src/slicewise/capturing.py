@@ -11,6 +11,8 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import Optimizer
 
+from slicewise.hooks import at_each_step, within_a_step
+
 
 @dataclass(frozen=True)
 class FitFacts:
@@ -23,6 +25,8 @@ class FitFacts:
         overfit_batches: Batches that are trained on again and again, or a share of them.
         precision: Lightning's name for it.
         scales_gradients: Whether gradients are scaled, as those of half precision.
+        within_step: A callback that takes part in a step.
+        each_step: A callback that has to be called for each step.
     """
 
     device: str
@@ -31,11 +35,14 @@ class FitFacts:
     overfit_batches: float = 0
     precision: str = "32-true"
     scales_gradients: bool = False
+    within_step: str | None = None
+    each_step: str | None = None
 
     @classmethod
     def of(cls, trainer: lightning.Trainer) -> Self:
         """Of what a Trainer is about to run."""
         plugin = trainer.precision_plugin
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
         return cls(
             device=trainer.strategy.root_device.type,
             world_size=trainer.world_size,
@@ -43,6 +50,8 @@ class FitFacts:
             overfit_batches=trainer.overfit_batches,  # type: ignore[attr-defined]
             precision=str(trainer.precision),
             scales_gradients=isinstance(plugin, MixedPrecision) and plugin.scaler is not None,
+            within_step=within_a_step(callbacks),
+            each_step=at_each_step(callbacks),
         )
 
 
@@ -62,6 +71,8 @@ def why_one_by_one(fit: FitFacts) -> str | None:
         return f"trainer.overfit_batches={fit.overfit_batches}"
     if fit.scales_gradients:
         return f"trainer.precision={fit.precision} scales gradients"
+    if fit.within_step is not None:
+        return f"the callback {fit.within_step} takes part in each step"
     return None
 
 

@@ -32,11 +32,12 @@ from slicewise.capturing import (
     why_update_outside,
 )
 from slicewise.cuda_graph import Captured, on_side_stream, own_stream
-from slicewise.data.batch import BatchIndex
+from slicewise.data.batch import Batch, BatchIndex
 from slicewise.data.hidden_states import HiddenStatesDataModule
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
 from slicewise.fetched import Fetched
+from slicewise.hooks import at_each_validation_batch
 from slicewise.logged import log_value
 from slicewise.targets import CachedTargets
 
@@ -204,7 +205,10 @@ class ManualDistiller(Distiller):
             with contextlib.suppress(RuntimeError):
                 torch.cuda.current_stream(self.device).synchronize()
 
-    def validation_step(self, batch: tuple[BatchIndex, ...], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch | tuple[BatchIndex, ...], batch_idx: int) -> None:
+        if isinstance(batch, Batch):
+            self._validate(batch)
+            return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for index in batch:
             self._validate(data.kept_batch(index, self.device))
@@ -379,7 +383,7 @@ def settled_steps(
     captured = capture and why_not_captured(facts) is None
     fitting = [1] if obstacle else _divisors(_steps_between_events(trainer, data), _MOST_AT_ONCE)
     if at_once == "auto":
-        at_once = fitting[-1] if captured else 1
+        at_once = fitting[-1] if captured and facts.each_step is None else 1
     elif at_once not in fitting:
         allowed = ", ".join(map(str, fitting))
         raise ArgumentError("at_once", at_once, f"auto, {allowed}" + (obstacle or ""))
@@ -407,7 +411,8 @@ def new_distiller(
         data: What it will train on.
         arguments, named: As `Distiller` takes them.
         at_once: Steps in a batch of Lightning's. `auto`: as many as divide what lies between two
-            validations, up to 64, where steps are captured, else one.
+            validations, up to 64, where steps are captured, else one; and one where a callback has
+            to be called for each step (`slicewise.hooks`).
         capture: Whether CUDA graphs may be used: on one GPU, where nothing scales or
             accumulates gradients.
         compile: Whether student and teacher are compiled, which takes about a minute for each
@@ -416,13 +421,16 @@ def new_distiller(
     Raises:
         ArgumentError: See `settled_steps`.
     """
+    is_automatic, facts = at_once == "auto", FitFacts.of(trainer)
     at_once, captured = settled_steps(trainer, data, at_once, capture, compile)
     if isinstance(trainer.strategy.accelerator, CUDAAccelerator):
         trainer.strategy.accelerator = _KeepsMemory()
         trainer._checkpoint_connector.__class__ = _KeepsMemoryWhereItBegins
         trainer.strategy.load_checkpoint = partial(_load_checkpoint, trainer)  # type: ignore[method-assign]
     if capture and not captured:
-        _say_what_it_costs(FitFacts.of(trainer))
+        _say_what_it_costs(facts)
+    if captured and is_automatic and facts.each_step is not None:
+        log.info("Lightning takes the steps one by one, to call %s at each", facts.each_step)
     if at_once == 1 and not (captured or compile):
         return Distiller(*arguments, **named)
     distiller = ManualDistiller(
@@ -437,7 +445,8 @@ def new_distiller(
     trainer.gradient_clip_val = None
     _count_in_batches(trainer, data, at_once)
     data.at_once = at_once
-    if trainer.limit_val_batches:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if trainer.limit_val_batches and at_each_validation_batch(callbacks) is None:
         # A validation is one batch, so that Lightning does nothing between its parts.
         data.valid_at_once = _validation_batches(trainer, data)
         trainer.limit_val_batches = 1.0

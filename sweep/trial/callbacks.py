@@ -65,6 +65,8 @@ class FirstStep(Callback):
         what: What is said.
     """
 
+    once_for_several_steps = True
+
     def __init__(self, what: str) -> None:
         self._wait = Wait(what)
         self._is_first = True

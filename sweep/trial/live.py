@@ -28,6 +28,8 @@ class LiveProgress(Callback):
         part: Which of the trial's fits it is.
     """
 
+    once_for_several_steps = True
+
     def __init__(
         self, directory: Path, every_seconds: float = 0.5, *, part: Part | None = None
     ) -> None:

@@ -27,6 +27,8 @@ class BetweenSteps(Callback):
     of `max_steps`, where little is left to do.
     """
 
+    once_for_several_steps = True
+
     def between_steps(self, trainer: lightning.Trainer) -> None:
         """The fit rests."""
 

@@ -15,6 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
+from pytorch_lightning.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
@@ -24,6 +30,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from slicewise.averaging import WeightAverage
+from slicewise.capturing import why_one_by_one
 from slicewise.cuda_graph import Captured
 from slicewise.data.batch import Batch, BatchIndex, batch_seed
 from slicewise.data.hidden_states import HiddenStatesDataModule
@@ -327,6 +334,71 @@ class _Sentences(HiddenStatesDataModule):
             keep_BT = torch.arange(self.seq_length) < lengths_B[:, None]
             mask = padding_mask(keep_BT).to(device)
         return Batch(x_BTH.to(device), mask, index)
+
+
+HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
+
+def _calls_of(fit: Fit, hook: str, capture: bool, **attributes: Any) -> list[int]:
+    """The steps at which a callback is called that has the hook."""
+    calls: list[int] = []
+
+    def called(callback: Callback, trainer: Trainer, *_: Any) -> None:
+        calls.append(trainer.global_step)
+
+    callback = type("Called", (Callback,), {hook: called, **attributes})()
+    fit("auto", capture=capture, callbacks=[callback], val_check_interval=4)
+    return calls
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_callback_is_called_as_often_as_lightning_would(
+    fit: Fit, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU, on a device whose graphs are the functions themselves."""
+    monkeypatch.setattr("slicewise.steps.why_not_captured", why_one_by_one)
+    by_lightning = _calls_of(fit, hook, capture=False)
+    assert len(by_lightning) >= 10
+    assert _calls_of(fit, hook, capture=True) == by_lightning
+    if "batch" in hook:
+        fewer = _calls_of(fit, hook, capture=True, once_for_several_steps=True)
+        assert 0 < len(fewer) < len(by_lightning)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        GradientAccumulationScheduler({0: 2}),
+        StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1),
+        ModelPruning("l1_unstructured", amount=0.5),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_whoever_changes_the_steps_has_lightning_take_them(
+    fit: Fit, callback: Callback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slicewise.steps.why_not_captured", why_one_by_one)
+    _, distiller = fit("auto", callbacks=[callback], max_epochs=2)
+    assert type(distiller) is Distiller
+
+
+def test_a_checkpoint_every_few_steps_is_saved_at_them(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slicewise.steps.why_not_captured", why_one_by_one)
+    checkpoints = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
+    _, distiller = fit("auto", callbacks=[checkpoints], enable_checkpointing=True)
+    assert isinstance(distiller, ManualDistiller)
+    saved = {int(path.stem.partition("step=")[2]) for path in tmp_path.glob("*.ckpt")}
+    assert saved == {5, 10, 15, 20}
 
 
 @OPTIMIZERS

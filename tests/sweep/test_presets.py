@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,9 @@ from sweep import devices
 from sweep.application import CONFIG_NAME, config_directory
 from sweep.resolvers import register_resolvers
 from sweep.trial import parts
+from sweep.trial.build import build
+from sweep.trial.callbacks import FinalValidation, FirstStep, ObeyStudy
+from sweep.trial.live import LiveProgress
 from sweep.trial.settings import TrialSettings
 
 CAPTURED = "captured"
@@ -95,7 +99,15 @@ def _settings(*overrides: str) -> TrialSettings:
 def _facts(settings: TrialSettings, folder: Path) -> FitFacts:
     """Of the Trainer that the settings make where there is a GPU."""
     on_cpu = replace(settings, trainer={**settings.trainer, "accelerator": "cpu"})
-    facts = FitFacts.of(parts.new_trainer(on_cpu, [], [], folder))
+    given = [build(f"callbacks.{key}", node) for key, node in settings.callbacks.items()]
+    ours = [
+        FirstStep("Beginning"),
+        LiveProgress(folder),
+        ObeyStudy(Mock(), True),
+        FinalValidation(),
+    ]
+    facts = FitFacts.of(parts.new_trainer(on_cpu, [*given, *ours], [], folder))
+    assert facts.each_step is None
     precision = str(settings.trainer["precision"])
     scales = "-mixed" in precision and MixedPrecision(precision, "cuda").scaler is not None  # type: ignore[arg-type]
     return replace(facts, device="cuda", precision=precision, scales_gradients=scales)
