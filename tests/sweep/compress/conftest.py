@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import string
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ SMALL = (
     "trainer.enable_progress_bar=false",
 )
 TINY = (*RANDOM, *SMALL)
+HALF = "budget.parameters=0.5"
 
 
 @pytest.fixture
@@ -52,6 +54,26 @@ def compress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compress
     yield run
     GlobalHydra.instance().clear()
     close_workbench()
+
+
+@pytest.fixture(scope="session")
+def _halved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("halved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["compress", "hydra/launcher=basic", *TINY, HALF])
+        GlobalHydra.instance().clear()
+        assert main() == 0
+        GlobalHydra.instance().clear()
+        close_workbench()
+    return place
+
+
+@pytest.fixture
+def halved(_halved_once: Path, folder: Path) -> Path:
+    """The study's folder where the tiny model has been compressed to a half, to be changed."""
+    shutil.copytree(_halved_once / "multirun", folder / "multirun")
+    return folder / "multirun/c"
 
 
 @pytest.fixture(scope="session")

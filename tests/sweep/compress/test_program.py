@@ -18,7 +18,7 @@ import slicewise
 from slicewise.encoder.sliced import original_encoder
 from slicewise.teacher import load_slice, random_bert
 from sweep.watch import main as watch
-from tests.sweep.compress.conftest import SMALL, TINY, Compress
+from tests.sweep.compress.conftest import HALF, SMALL, TINY, Compress
 
 TEXTS = ["A short text.", "Another one, and it is longer than the first."]
 
@@ -30,7 +30,7 @@ def _json(path: Path) -> Any:
 def test_from_a_teacher_to_a_smaller_model(
     compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert compress("budget.parameters=0.5") == 0
+    assert compress(HALF) == 0
     home = folder / "multirun/c"
     plans, result = _json(home / "plans.json"), _json(home / "result.json")
     total = plans["original"]["parameters"]
@@ -75,14 +75,13 @@ def test_from_a_teacher_to_a_smaller_model(
 
 
 def test_the_same_command_does_nothing_twice(
-    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+    compress: Compress, halved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert compress("budget.parameters=0.5") == 0
-    home = folder / "multirun/c"
+    home = halved
     before = {path: path.stat().st_mtime_ns for path in home.rglob("*.safetensors")}
     records = {path: path.read_bytes() for path in home.rglob("trial.json")}
     capfd.readouterr()
-    assert compress("budget.parameters=0.5") == 0
+    assert compress(HALF) == 0
     said = "".join(capfd.readouterr())
     for line in ("c/library is finished", "Chosen already", "Exported already"):
         assert line in said
@@ -90,9 +89,8 @@ def test_the_same_command_does_nothing_twice(
     assert {path: path.read_bytes() for path in home.rglob("trial.json")} == records
 
 
-def test_another_budget_has_the_same_library(compress: Compress, folder: Path) -> None:
-    assert compress("budget.parameters=0.5", "heal.steps=2") == 0
-    home = folder / "multirun/c"
+def test_another_budget_has_the_same_library(compress: Compress, halved: Path) -> None:
+    home = halved
     library = {path: path.stat().st_mtime_ns for path in home.glob("library/*/trial.json")}
     first = _json(home / "result.json")
     assert compress("budget.flops=0.3", "heal.steps=3", "optimizer.lr=1e-4") == 0
@@ -103,9 +101,10 @@ def test_another_budget_has_the_same_library(compress: Compress, folder: Path) -
     assert len(list(home.glob("heal-*"))) == 2
 
 
-def test_what_comes_after_a_healing_heals_nothing_again(compress: Compress, folder: Path) -> None:
-    assert compress("budget.parameters=0.5") == 0
-    home = folder / "multirun/c"
+def test_what_comes_after_a_healing_heals_nothing_again(
+    compress: Compress, halved: Path, folder: Path
+) -> None:
+    home = halved
     records = {path: path.read_bytes() for path in home.rglob("trial.json")}
     assert not (home / "model/onnx").exists()
     (folder / "pairs.csv").write_text("a b,a c,3\nd e,f,1\nd,d e f,2\n")
@@ -115,7 +114,7 @@ def test_what_comes_after_a_healing_heals_nothing_again(compress: Compress, fold
         "choose.measured=0",
         "library.keep=all",
     )
-    assert compress("budget.parameters=0.5", *later) == 0
+    assert compress(HALF, *later) == 0
     assert {path: path.read_bytes() for path in home.rglob("trial.json")} == records
     assert (home / "model/onnx/model.onnx").is_file()
     assert _json(home / "result.json")["result"]["spearman"] is not None
@@ -255,11 +254,10 @@ def test_the_least_that_is_possible_is_said(
 
 
 def test_a_library_of_another_teacher_is_refused(
-    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+    compress: Compress, halved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert compress("budget.parameters=0.5", "heal.steps=0") == 0
     capfd.readouterr()
-    assert compress("budget.parameters=0.5", "heal.steps=0", "teacher.seed=1") == 1
+    assert compress(HALF, "heal.steps=0", "teacher.seed=1") == 1
     said = capfd.readouterr().err
     assert "teacher.seed" in said
     assert "Traceback" not in said
@@ -280,10 +278,9 @@ def test_a_teacher_without_a_tokenizer_is_refused(
 
 
 def test_a_trial_is_repeated_to_the_bit(
-    compress: Compress, folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+    halved: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    assert compress("budget.parameters=0.5") == 0
-    home = folder / "multirun/c"
+    home = halved
     (healed,) = home.glob("heal-*/0")
     # Its first weights lay ready; the fit is the same where they have to be solved for again.
     (plan,) = _json(home / "plans.json")["chosen"]
