@@ -106,6 +106,8 @@ class Captured:
         key = (_mode(), *(None if a is None else (a.shape, a.dtype) for a in arguments))
         recorded = self._graphs.get(key)
         if recorded is not None and not recorded.has_its_generator():
+            # What it has been launched for reads memory that goes with it, here or further back.
+            torch.cuda.current_stream(gpu).synchronize()
             del self._graphs[key]
             recorded = None
         if recorded is None:
