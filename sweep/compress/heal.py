@@ -31,7 +31,14 @@ from sweep.trial.checkpoint import CHECKPOINT, usable_checkpoint
 from sweep.trial.hardware import hardware_of
 from sweep.trial.live import LiveProgress
 from sweep.trial.lockstep import agreed
-from sweep.trial.parts import check_course, named_within, new_recipe, new_trainer, quiet_lightning
+from sweep.trial.parts import (
+    check_course,
+    ends_unvalidated,
+    named_within,
+    new_recipe,
+    new_trainer,
+    quiet_lightning,
+)
 from sweep.trial.provenance import package_versions
 from sweep.trial.run import Share
 from sweep.trial.settings import CACHE_FOLDER
@@ -93,6 +100,8 @@ def _heal(trial: Attempt) -> tuple[float, ...]:
             check_course(settings, trainer, data.texts)
             path = directory / CHECKPOINT if going_on else None
             trainer.fit(healer, datamodule=data, ckpt_path=path, weights_only=True)
+            if ends_unvalidated(trainer):
+                final.step = -1
         if final.step != trainer.global_step:
             trainer.validate(healer, datamodule=data, verbose=False)
     finally:

@@ -37,6 +37,7 @@ from sweep.trial.parts import (
     best_weights,
     calibration,
     check_course,
+    ends_unvalidated,
     keep_on_device,
     load_teacher,
     named_within,
@@ -142,6 +143,8 @@ def _fit(trial: Attempt) -> tuple[float, ...]:
         if student.is_trainable:
             path = directory / CHECKPOINT if going_on else None
             trainer.fit(distiller, datamodule=data, ckpt_path=path, weights_only=True)
+            if ends_unvalidated(trainer):
+                final.step = -1
             if active.place is not None:
                 # Others have said something since.
                 log.info("Trial %d, after %d steps", record.number, trainer.global_step)

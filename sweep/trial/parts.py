@@ -15,7 +15,15 @@ from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    ModelCheckpoint,
+    ModelPruning,
+    ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.strategies import SingleDeviceStrategy
@@ -40,6 +48,9 @@ from sweep.trial.settings import DataSettings, FitSettings, Node
 
 # What enters the slice, for students that begin with the teacher's weights or are solved for.
 _CALIBRATION_TOKENS = 16_384
+# What makes the student of an average of its weights; Lightning's do so after its last validation.
+_LIGHTNINGS_AVERAGES = (StochasticWeightAveraging, WeightAveraging)
+_AVERAGES = (WeightAverage, *_LIGHTNINGS_AVERAGES)
 
 
 def load_teacher(node: Node) -> TeacherSlice:
@@ -279,13 +290,22 @@ def best_weights(trainer: lightning.Trainer) -> ModelCheckpoint | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     kept = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor is not None]
-    if kept and any(isinstance(callback, WeightAverage) for callback in callbacks):
+    averages = [callback for callback in callbacks if isinstance(callback, _AVERAGES)]
+    if kept and averages:
+        average = "ema" if isinstance(averages[0], WeightAverage) else type(averages[0]).__name__
         raise ArgumentError(
             "callbacks",
-            "best, ema",
+            f"best, {average}",
             "one of them: the student is either of the best weights or of their average",
         )
     return kept[0] if kept else None
+
+
+def ends_unvalidated(trainer: lightning.Trainer) -> bool:
+    """Whether a callback may change the student's weights after its last validation."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    changing = (*_LIGHTNINGS_AVERAGES, ModelPruning)
+    return any(isinstance(callback, changing) for callback in callbacks)
 
 
 def check_course(

@@ -64,6 +64,29 @@ def test_the_student_is_that_of_the_best_validation(
     assert any(name.startswith("epoch=0-step=") for name in kept)
 
 
+LIGHTNINGS = {
+    name: f"+callbacks.lightnings={{_target_: pytorch_lightning.callbacks.{name}, {settings}}}"
+    for name, settings in {
+        "StochasticWeightAveraging": "swa_lrs: 1e-2, swa_epoch_start: 1",
+        "EMAWeightAveraging": "decay: 0.5",
+        "WeightAveraging": "device: cpu",
+        "ModelPruning": "pruning_fn: l1_unstructured, amount: 0.5",
+    }.items()
+}
+
+
+@pytest.mark.parametrize("callback", LIGHTNINGS.values(), ids=LIGHTNINGS)
+def test_a_trial_is_judged_by_the_student_that_it_leaves(
+    sweep: Sweep, folder: Path, record: Record, callback: str
+) -> None:
+    assert sweep("study=a", "optimizer.lr=1e-2", "trainer.max_epochs=2", callback) == 0
+    assert sweep("study=b", "optimizer.lr=1e-2", "trainer.max_epochs=2") == 0
+    loss = record("a/0")["valid_l1"]
+    assert loss == pytest.approx(_loss_of(folder / "multirun/a/0"), abs=1e-6)
+    assert loss != record("b/0")["valid_l1"]
+    assert record("a/0")["steps"] == 20
+
+
 def test_lightnings_own_checkpoints_are_kept(sweep: Sweep, folder: Path, record: Record) -> None:
     assert sweep("study=a", "+trainer.enable_checkpointing=true") == 0
     assert sweep("study=b") == 0
@@ -76,6 +99,10 @@ def test_lightnings_own_checkpoints_are_kept(sweep: Sweep, folder: Path, record:
     ("overrides", "said"),
     [
         (["callbacks=[best,ema]"], "callbacks=best, ema: allowed: one of them"),
+        (
+            ["callbacks=best", LIGHTNINGS["EMAWeightAveraging"]],
+            "callbacks=best, EMAWeightAveraging: allowed: one of them",
+        ),
         (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn: allowed: auto, ddp"),
     ],
 )
