@@ -22,6 +22,8 @@ class Clock(Callback):
         directory: The trial's.
     """
 
+    once_for_several_steps = True
+
     def __init__(self, directory: str) -> None:
         self._path = Path(directory) / CLOCK_NAME
         self._began: float | None = None

@@ -47,6 +47,8 @@ class Stopwatch(Callback):
     A GPU is waited for after the warm-up and at the end; all its steps have the mean.
     """
 
+    once_for_several_steps = True
+
     def __init__(self, steps: int) -> None:
         self.seconds: list[float] = []
         self._steps = steps

@@ -25,7 +25,8 @@ _CHANGE_STEPS = (
     ModelPruning,
     StochasticWeightAveraging,
 )
-# A callback that may be called once for several steps, or batches of a validation, says so.
+# Where a callback has its hook, in a class or an object, this says that it may be called once for
+# several steps, or batches of a validation.
 MARK = "once_for_several_steps"
 
 
@@ -40,7 +41,7 @@ def within_a_step(callbacks: Iterable[Callback]) -> str | None:
         'Noise.on_after_backward'
     """
     for callback in callbacks:
-        if isinstance(callback, _CHANGE_STEPS):
+        if isinstance(callback, _CHANGE_STEPS) or _goes_by_the_clock(callback):
             return type(callback).__name__
         if (hook := _own(callback, _WITHIN)) is not None:
             return hook
@@ -68,20 +69,32 @@ def at_each_validation_batch(callbacks: Iterable[Callback]) -> str | None:
     return next(found, None)
 
 
+def _goes_by_the_clock(callback: Callback) -> bool:
+    """A checkpoint that Lightning saves so only where it takes the steps itself."""
+    return isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None
+
+
 def _unmarked(callback: Callback, hooks: Iterable[str]) -> str | None:
-    if isinstance(callback, (ProgressBar, Timer)) or getattr(callback, MARK, False):
+    if isinstance(callback, (ProgressBar, Timer)):
         return None
-    if isinstance(callback, ModelCheckpoint) and not callback._every_n_train_steps:
-        # Then it does nothing there.
-        own = type(callback).on_train_batch_end is not ModelCheckpoint.on_train_batch_end
-        hooks = hooks if own else [hook for hook in hooks if hook != "on_train_batch_end"]
-    return _own(callback, hooks)
+    for hook in hooks:
+        name, owner = _own(callback, [hook]), _owner(callback, hook)
+        # Others than those of every so many steps do nothing there.
+        is_idle = owner is ModelCheckpoint and not callback._every_n_train_steps  # type: ignore[attr-defined]
+        if name is not None and not is_idle and not vars(owner).get(MARK, False):
+            return name
+    return None
 
 
 def _own(callback: Callback, hooks: Iterable[str]) -> str | None:
-    """The first of the hooks that is the callback's own."""
+    """The first of the hooks that is the callback's own, and not every callback's."""
     for hook in hooks:
-        method = getattr(callback, hook)
-        if getattr(method, "__func__", method) is not getattr(Callback, hook):
+        if _owner(callback, hook) is not Callback:
             return f"{type(callback).__name__}.{hook}"
     return None
+
+
+def _owner(callback: Callback, hook: str) -> object:
+    """The class whose hook it has; the callback itself, where that is its alone."""
+    owners = (callback, *type(callback).__mro__)
+    return next(owner for owner in owners if hook in vars(owner))

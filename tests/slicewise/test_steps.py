@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.callbacks import (
     GradientAccumulationScheduler,
+    LambdaCallback,
     ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
@@ -38,6 +40,7 @@ from slicewise.data.noise import NoiseDataModule
 from slicewise.data.recent import Recent
 from slicewise.distiller import Distiller
 from slicewise.errors import ArgumentError
+from slicewise.hooks import at_each_step
 from slicewise.muon import MuonWithAdamW
 from slicewise.schedules import cosine
 from slicewise.steps import ManualDistiller, new_distiller
@@ -379,6 +382,7 @@ def test_a_callback_is_called_as_often_as_lightning_would(
         GradientAccumulationScheduler({0: 2}),
         StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1),
         ModelPruning("l1_unstructured", amount=0.5),
+        ModelCheckpoint(train_time_interval=timedelta(seconds=1)),
     ],
     ids=lambda callback: type(callback).__name__,
 )
@@ -386,8 +390,29 @@ def test_whoever_changes_the_steps_has_lightning_take_them(
     fit: Fit, callback: Callback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slicewise.steps.why_not_captured", why_one_by_one)
-    _, distiller = fit("auto", callbacks=[callback], max_epochs=2)
+    keeps = isinstance(callback, ModelCheckpoint)
+    _, distiller = fit("auto", callbacks=[callback], max_epochs=2, enable_checkpointing=keeps)
     assert type(distiller) is Distiller
+
+
+def test_a_callback_says_so_where_it_has_its_hook() -> None:
+    class Once(Callback):
+        once_for_several_steps = True
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            """Anything."""
+
+    class Same(Once):
+        pass
+
+    class Each(Once):
+        def on_train_batch_end(self, *_: Any) -> None:
+            """Something else."""
+
+    assert at_each_step([Once(), Same()]) is None
+    assert at_each_step([Once(), Each()]) == "Each.on_train_batch_end"
+    ours = LambdaCallback(on_train_batch_end=lambda *_: None)
+    assert at_each_step([ours]) == "LambdaCallback.on_train_batch_end"
 
 
 def test_a_checkpoint_every_few_steps_is_saved_at_them(
