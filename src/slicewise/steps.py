@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import Tensor
 from torch.optim import Optimizer
@@ -426,7 +427,9 @@ def new_distiller(
     if isinstance(trainer.strategy.accelerator, CUDAAccelerator):
         trainer.strategy.accelerator = _KeepsMemory()
         trainer._checkpoint_connector.__class__ = _KeepsMemoryWhereItBegins
-        trainer.strategy.load_checkpoint = partial(_load_checkpoint, trainer)  # type: ignore[method-assign]
+        if type(trainer.strategy).load_checkpoint is Strategy.load_checkpoint:
+            loaded = partial(_load_checkpoint, trainer)
+            trainer.strategy.load_checkpoint = loaded  # type: ignore[method-assign]
     if capture and not captured:
         _say_what_it_costs(facts)
     if captured and is_automatic and facts.each_step is not None:
@@ -481,7 +484,7 @@ class _KeepsMemoryWhereItBegins(_CheckpointConnector):
 def _load_checkpoint(
     trainer: lightning.Trainer, path: str | Path, weights_only: bool | None = None
 ) -> dict[str, Any]:
-    """As Lightning's strategies do, which would give back all that torch keeps before."""
+    """As Lightning's strategies on one device do, after having all that torch keeps given back."""
     io = trainer.strategy.checkpoint_io
     return io.load_checkpoint(path, weights_only=weights_only)
 
