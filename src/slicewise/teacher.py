@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import pickle
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -129,7 +130,9 @@ class TeacherSlice(nn.Module):
         """The same function as a CUDA graph; made once, for all who ask."""
         addresses = addresses_of(self)
         if self._captured is None or self._captured[0] != addresses:
-            self._captured = (addresses, Captured(lambda *batch: (self(*batch),), "the teacher"))
+            # Else each would keep the other, and both would wait for Python to look for garbage.
+            own = weakref.proxy(self)
+            self._captured = (addresses, Captured(lambda *batch: (own(*batch),), "the teacher"))
         return self._captured[1]
 
     def whole(self) -> WholeModel:
