@@ -66,7 +66,9 @@ def settled(
     """
     number = isinstance(side_by_side, int) and not isinstance(side_by_side, bool)
     if side_by_side != "auto" and not (number and 1 <= side_by_side <= _MOST):
-        raise ArgumentError(_KEY, side_by_side, f"auto, or an integer from 1 to {_MOST}")
+        # A number in quotation marks is a text.
+        given = json.dumps(side_by_side) if isinstance(side_by_side, str) else side_by_side
+        raise ArgumentError(_KEY, given, f"auto, or an integer from 1 to {_MOST}")
     if side_by_side == 1:
         return 1
     reason = _why_one_at_a_time(config, task_function)

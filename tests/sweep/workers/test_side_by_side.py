@@ -493,9 +493,12 @@ def test_what_cannot_share_a_process_runs_one_at_a_time(override: str, reason: s
         settled(2, config, application.run)
 
 
-@pytest.mark.parametrize("value", [0, 11, 1.5, True, "many"])
-def test_how_many_is_a_number_or_auto(value: Any) -> None:
-    with pytest.raises(ArgumentError, match="from 1 to 10"):
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0, 0), (11, 11), (1.5, 1.5), (True, "true"), ("many", '"many"'), ("2", '"2"')],
+)
+def test_how_many_is_a_number_or_auto(value: Any, written: object) -> None:
+    with pytest.raises(ArgumentError, match=f"side_by_side={written}: .* from 1 to 10"):
         settled(value, configuration(), application.run)
 
 
