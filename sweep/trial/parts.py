@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -248,6 +249,10 @@ def new_trainer(
         enable_checkpointing=_keeps_checkpoints(settings, callbacks),
         default_root_dir=str(directory),
     )
+    # As `Distiller.setup`, for what is measured before: Lightning's `deterministic` would also fill
+    # all memory that is about to be written to.
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False
     return trainer
 
 
