@@ -56,17 +56,21 @@ def compress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compress
     close_workbench()
 
 
-@pytest.fixture(scope="session")
-def _halved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("halved")
+def compress_in(place: Path, *arguments: str) -> Path:
+    """A folder in which a compression has run: for fixtures of more than one test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(sys, "argv", ["compress", "hydra/launcher=basic", *TINY, HALF])
+        patch.setattr(sys, "argv", ["compress", "hydra/launcher=basic", *arguments])
         GlobalHydra.instance().clear()
         assert main() == 0
         GlobalHydra.instance().clear()
         close_workbench()
     return place
+
+
+@pytest.fixture(scope="session")
+def _halved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compress_in(tmp_path_factory.mktemp("halved"), *TINY, HALF)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,20 +24,18 @@ from slicewise.encoder.sliced import SlicedEncoder, original_encoder, partition
 from slicewise.students.linear import Linear
 from slicewise.students.low_rank import LowRank
 from slicewise.teacher import random_bert
-from sweep.compress.__main__ import main
 from sweep.compress.codes import read_code
 from sweep.compress.material import read_compression
 from sweep.compress.plans import PLANS_NAME, ChosenPlan, Plans
 from sweep.compress.report import SECTIONS, write_report
 from sweep.compress.result import RESULT_NAME, Result
-from sweep.compress.workbench import close_workbench
 from sweep.report.__main__ import _WRITERS
 from sweep.report.__main__ import main as report
 from tests.sweep.browser import Page, browser, file_url
+from tests.sweep.compress.conftest import compress_in
 from tests.sweep.report.test_page import Reader, hostile
 
 ARGUMENTS = (
-    "hydra/launcher=basic",
     "teacher=random_bert",
     "teacher.hidden_size=24",
     "teacher.num_hidden_layers=3",
@@ -59,15 +56,7 @@ ARGUMENTS = (
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a compression has run."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["compress", *ARGUMENTS])
-        GlobalHydra.instance().clear()
-        assert main() == 0
-        GlobalHydra.instance().clear()
-        close_workbench()
-    return folder
+    return compress_in(tmp_path_factory.mktemp("home"), *ARGUMENTS)
 
 
 @pytest.fixture
