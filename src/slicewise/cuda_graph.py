@@ -12,6 +12,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,10 @@ _owned: set[int] = set()
 _warm_up_streams: dict[int, torch.cuda.Stream] = {}
 # Recordings that failed, by the stream for which they were made: each fit has one, and a generator.
 _failures: Counter[int] = Counter()
+# Of whoever records: whether an error is more than a reason to go on without a graph.
+_is_raised: ContextVar[Callable[[Exception], bool]] = ContextVar(
+    "_is_raised", default=lambda error: False
+)
 
 
 Tensors = tuple[Tensor, ...]
@@ -62,8 +67,8 @@ class Captured:
     """A function of tensors that runs as a CUDA graph from its fourth call on.
 
     Each shape of its arguments has a graph of its own. What cannot be recorded, because it waits
-    for the device or for memory, goes on as it is, and the log says so once. On a CPU, which has
-    no graphs, every call is the function's.
+    for the device or for memory, goes on as it is, and the log says so once (but see `raising`). On
+    a CPU, which has no graphs, every call is the function's.
 
     A graph draws random numbers from the seed that is set when it runs, as the function would.
 
@@ -159,17 +164,34 @@ class Captured:
                 _failures[place] += 1
                 with contextlib.suppress(RuntimeError):
                     torch._C._cuda_endAllocateToPool(device, pool)
-                self._refused = True
                 # Where the function failed; what ends the recording only says that it did.
                 cause = error.__context__ or error
-                if not isinstance(cause, Exception):
+                if not isinstance(cause, Exception) or _is_raised.get()(cause):
                     raise cause from None
+                self._refused = True
                 log.warning("No CUDA graph of %s: %s", self.name, str(cause).partition("\n")[0])
                 return None
         # There torch has just set the seed that each replay sets again here.
         current.wait_stream(stream)
         results = tuple(output.detach() for output in outputs)
         return _Graph(inputs, graph, results, place, _failures[place])
+
+
+@contextlib.contextmanager
+def raising(is_raised: Callable[[Exception], bool]) -> Iterator[None]:
+    """Has some of what a recording can fail with raised, in this thread, by whoever records.
+
+    Else it goes on without a graph: slowly, which is no help where memory is lacking that others
+    have who would give it back. What raised once is recorded again by the next who calls it.
+
+    Args:
+        is_raised: Whether an error of a recording is.
+    """
+    token = _is_raised.set(is_raised)
+    try:
+        yield
+    finally:
+        _is_raised.reset(token)
 
 
 def _goes_on_meanwhile(current: torch.cuda.Stream) -> bool:

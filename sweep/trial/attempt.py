@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from slicewise import cuda_graph
 from sweep.devices import broken_gpu
 from sweep.trial.active import ActiveTrial
 from sweep.trial.loggers import Trackers
@@ -68,7 +69,8 @@ def attempt(task: Task, active: ActiveTrial, fit: Callable[[Attempt], tuple[floa
     """
     trial = Attempt(task, active, TrialRecord.begin(task, torch.get_num_threads()))
     try:
-        outcome = Outcome(End.COMPLETE, values=fit(trial))
+        with cuda_graph.raising(lambda error: _is_crowded(error, active)):
+            outcome = Outcome(End.COMPLETE, values=fit(trial))
     except (Exception, SystemExit) as error:
         if (ending := _interrupted_by(error)) is not None:
             raise ending from None
@@ -125,6 +127,10 @@ def _interrupted_by(error: BaseException) -> BaseException | None:
     return None if isinstance(context, (GeneratorExit, SystemExit)) else context
 
 
+def _is_crowded(error: BaseException, active: ActiveTrial) -> bool:
+    return is_out_of_memory(error) and active.has_company()
+
+
 def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
     outcome = Outcome.of(error, active.params)
     if isinstance(error, SystemExit) and active.stop.is_set():
@@ -133,7 +139,7 @@ def _outcome_of(error: BaseException, active: ActiveTrial) -> Outcome:
     if outcome.end.is_failure and active.is_lost():
         # What fails because another worker removes its files is no failure of the trial.
         return Outcome.of(TrialLost())
-    if is_out_of_memory(error) and active.has_company():
+    if _is_crowded(error, active):
         return Outcome.of(Crowded())
     if outcome.end is End.CRASHED and active.has_company() and (said := broken_gpu()) is not None:
         # Any of those that run in this process may have done it.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slicewise.cuda_graph import Captured, own_stream
+from slicewise.cuda_graph import Captured, own_stream, raising
 from slicewise.teacher import TeacherSlice
 
 pytestmark = pytest.mark.gpu
@@ -109,6 +109,25 @@ def test_a_recording_that_fails_leaves_everything_as_it_was(
     assert _draws_as_the_function(earlier)
     (after,) = earlier._graphs.values()
     assert after is not before
+
+
+def test_an_error_of_a_recording_may_be_raised_and_the_next_call_records() -> None:
+    lacks = [True]
+
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        return _asks_for_too_much(x) if lacks[0] else (x * 2,)
+
+    captured, x = Captured(function, "what lacks memory", warm_up=1), torch.ones(2, device="cuda")
+    with raising(lambda error: isinstance(error, torch.OutOfMemoryError)):
+        assert captured(x)[0].tolist() == [2.0, 2.0]
+        with pytest.raises(torch.OutOfMemoryError):
+            captured(x)
+        # Other errors are not.
+        waits = Captured(_waits, "what waits", warm_up=1)
+        assert [waits(x)[0].tolist() for _ in range(3)] == [[2.0, 2.0]] * 3
+    lacks[0] = False
+    assert captured(x)[0].tolist() == [2.0, 2.0]
+    assert len(captured._graphs) == 1
 
 
 def _drop_half(x: Tensor) -> tuple[Tensor, ...]:

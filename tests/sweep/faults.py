@@ -19,7 +19,9 @@ import torch
 from hydra.experimental.callback import Callback as HydraCallback
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
+from slicewise.losses import l1_loss
 from sweep.trial.active import ActiveTrial, active_trial
 from sweep.trial.metrics import METRICS_NAME
 from sweep.trial.metrics_file import MetricsFile
@@ -175,6 +177,15 @@ class OutOfMemoryBeside(Callback):
             if self.what == "cpu memory":
                 torch.empty(2**60, dtype=torch.uint8)
             raise Raise.ERRORS[self.what]
+
+
+def l1_that_cannot_be_recorded_beside_others(
+    prediction: Tensor, target: Tensor, real_tokens: Tensor | None = None
+) -> Tensor:
+    """A loss: while its CUDA graph is recorded, memory runs out that others have."""
+    if prediction.is_cuda and torch.cuda.is_current_stream_capturing() and running().has_company():
+        torch.empty(2**45, device=prediction.device)
+    return l1_loss(prediction, target, real_tokens)
 
 
 class RemoveFile(Callback):

@@ -122,6 +122,27 @@ def test_out_of_memory_halves_how_many_run_and_goes_on(
     assert not any("attempts" in trial.user_attrs for trial in trials)
 
 
+@pytest.mark.gpu
+def test_memory_that_a_recording_lacks_is_out_of_memory_as_any(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    losses = "slicewise.losses.l1_loss,tests.sweep.faults.l1_that_cannot_be_recorded_beside_others"
+    given = (*ON_A_GPU, f"loss._target_={losses}", "optimizer.lr=1e-3,2e-3")
+    assert sweep("-m", *given, "study=beside", "hydra.sweeper.side_by_side=4") == 0
+    printed = capfd.readouterr().out
+    assert "Out of memory: " in printed
+    # Alone they are recorded.
+    assert "No CUDA graph" not in printed
+    trials = trials_of("beside")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert not any("attempts" in trial.user_attrs for trial in trials)
+    # By the same loss, as it is called otherwise.
+    values = {}
+    for trial in trials:
+        values.setdefault(trial.params["optimizer.lr"], set()).add(trial.values[0])
+    assert [len(of_each) for of_each in values.values()] == [1, 1]
+
+
 def test_all_of_them_stop_with_their_sweep_and_go_on_with_it(sweep: Sweep) -> None:
     given = ("-m", "optimizer.lr=1e-3,2e-3,1e-2", "study=beside", "hydra.sweeper.side_by_side=2")
     assert sweep(*given, STOP % 5) == INTERRUPTED
