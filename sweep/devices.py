@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+
+from slicewise.processor import computes_in_bfloat16
 
 
 def visible_gpus() -> list[str]:
@@ -38,7 +39,7 @@ def native_precision(accelerator: str) -> str:
     else `32-true`: emulated, bfloat16 would be slower.
     """
     on_gpu = accelerator in ("auto", "gpu", "cuda") and bool(visible_gpus())
-    native = _gpu_has_bfloat16() if on_gpu else _cpu_has_bfloat16()
+    native = _gpu_has_bfloat16() if on_gpu else computes_in_bfloat16()
     return "bf16-mixed" if native else "32-true"
 
 
@@ -46,16 +47,6 @@ def native_precision(accelerator: str) -> str:
 def _gpu_has_bfloat16() -> bool:
     capabilities = _ask_driver("compute_cap")
     return bool(capabilities) and min(float(c) for c in capabilities) >= 8.0
-
-
-@functools.cache
-def _cpu_has_bfloat16() -> bool:
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    # x86 with AVX-512 or AMX; ARM.
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def broken_gpu() -> str | None:
