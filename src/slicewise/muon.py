@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
+from torch.overrides import TorchFunctionMode
+
+from slicewise.processor import computes_in_bfloat16
 
 
 class MuonWithAdamW(Optimizer):
@@ -17,6 +21,9 @@ class MuonWithAdamW(Optimizer):
     matrix orthogonal before it is subtracted. Its updates are scaled to the size of AdamW's (Liu et
     al. 2025, "Muon is Scalable for LLM Training", https://arxiv.org/abs/2502.16982), so one
     learning rate serves both.
+
+    torch's Muon orthogonalises in bfloat16, as its authors' does on GPUs. On a processor that would
+    have to emulate it, it is done in single precision.
 
     Args:
         params: Parameters.
@@ -68,7 +75,8 @@ class MuonWithAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self._parts:
-            part.step()
+            with _InSinglePrecision() if _emulates_bfloat16(part) else contextlib.nullcontext():
+                part.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,3 +93,26 @@ class MuonWithAdamW(Optimizer):
         self.state.clear()
         for part in self._parts:
             self.state.update(part.state)
+
+
+def _emulates_bfloat16(part: Optimizer) -> bool:
+    device: torch.device = part.param_groups[0]["params"][0].device
+    return isinstance(part, Muon) and device.type == "cpu" and not computes_in_bfloat16()
+
+
+class _InSinglePrecision(TorchFunctionMode):
+    """While it is entered, what would be made bfloat16 is a copy in single precision.
+
+    torch's Muon asks for bfloat16 itself, and has no argument for another type.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.bfloat16:
+            return args[0].to(torch.float32, copy=True)
+        return func(*args, **(kwargs or {}))

@@ -10,6 +10,9 @@ from pathlib import Path
 def computes_in_bfloat16() -> bool:
     """Whether it has instructions for bfloat16: AVX-512 or AMX, or ARM's.
 
+    Without them torch emulates products of matrices in bfloat16, at a thirtieth of the speed of
+    single precision.
+
     Example:
         >>> computes_in_bfloat16() in (True, False)
         True

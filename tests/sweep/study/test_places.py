@@ -98,7 +98,7 @@ def test_trials_are_found_however_often_their_study_has_moved(
         assert (trial_folder(copied, trial) / "trial.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["a&b/it's", 'say "hi" to übung', "it's \"$HOME\";ls"])
+@pytest.mark.parametrize("name", ["a&b/it's", 'say "hi" to übung', 'it\'s "$HOME";ls'])
 def test_every_command_that_is_printed_can_be_pasted(
     sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
