@@ -35,6 +35,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/whole.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/muon.py
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/at_once.py
 	$(BIN)/python benchmarks/side_by_side.py
