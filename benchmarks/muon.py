@@ -37,11 +37,12 @@ def main(rounds: int) -> None:
             seconds[name].append(time.perf_counter() - began)
     # The first step makes the state.
     medians = {name: statistics.median(each[1:]) for name, each in seconds.items()}
+    capability = torch.backends.cpu.get_cpu_capability()
     native = "computes in bfloat16 itself" if computes_in_bfloat16() else "would emulate bfloat16"
     text = [
         "`python benchmarks/muon.py`",
         f"{description()}. The matrices of MiniLM's six layers; medians of {rounds} steps each, by "
-        f"turns. This processor {native}.",
+        f"turns. The processor ({capability}) {native}.",
     ]
     table = Table("muon.md", "A step of Muon", text, "optimizer|ms a step|times as fast")
     slowest = medians["Muon, torch's"]

@@ -33,9 +33,9 @@ _owned: set[int] = set()
 _warm_up_streams: dict[int, torch.cuda.Stream] = {}
 # Recordings that failed, by the stream for which they were made: each fit has one, and a generator.
 _failures: Counter[int] = Counter()
-# Of whoever records: whether an error is more than a reason to go on without a graph.
-_is_raised: ContextVar[Callable[[Exception], bool]] = ContextVar(
-    "_is_raised", default=lambda error: False
+# Of whoever records: for which errors there is no going on without a graph.
+_raises: ContextVar[Callable[[Exception], bool]] = ContextVar(
+    "_raises", default=lambda error: False
 )
 
 
@@ -152,10 +152,15 @@ class Captured:
         with torch.inference_mode(False), _undisturbed():
             inputs = tuple(None if a is None else a.detach().clone() for a in arguments)
             graph = torch.cuda.CUDAGraph()
+            failed: BaseException | None = None
             try:
                 # The outer one, as torch goes on with the recording's stream where that fails.
                 with torch.cuda.stream(current), recording(graph, pool=pool, stream=stream):
-                    outputs = self.function(*inputs)
+                    try:
+                        outputs = self.function(*inputs)
+                    except BaseException as error:
+                        failed = error
+                        raise
             except RuntimeError as error:
                 # PyTorch leaves the generator waiting for the rest of the recording, and 2.11 the
                 # allocator (https://github.com/pytorch/pytorch/pull/180395), which would hold back
@@ -165,8 +170,8 @@ class Captured:
                 with contextlib.suppress(RuntimeError):
                     torch._C._cuda_endAllocateToPool(device, pool)
                 # Where the function failed; what ends the recording only says that it did.
-                cause = error.__context__ or error
-                if not isinstance(cause, Exception) or _is_raised.get()(cause):
+                cause = failed or error
+                if not isinstance(cause, Exception) or _raises.get()(cause):
                     raise cause from None
                 self._refused = True
                 log.warning("No CUDA graph of %s: %s", self.name, str(cause).partition("\n")[0])
@@ -178,20 +183,21 @@ class Captured:
 
 
 @contextlib.contextmanager
-def raising(is_raised: Callable[[Exception], bool]) -> Iterator[None]:
-    """Has some of what a recording can fail with raised, in this thread, by whoever records.
+def raising(errors: Callable[[Exception], bool]) -> Iterator[None]:
+    """Has some of the errors that recordings fail with raised, by whoever records in this context.
 
     Else it goes on without a graph: slowly, which is no help where memory is lacking that others
-    have who would give it back. What raised once is recorded again by the next who calls it.
+    have who would give it back. What has raised is recorded anew by the next who calls it. Of
+    trials that take turns in one thread each has a context of its own.
 
     Args:
-        is_raised: Whether an error of a recording is.
+        errors: Whether an error is one of them.
     """
-    token = _is_raised.set(is_raised)
+    token = _raises.set(errors)
     try:
         yield
     finally:
-        _is_raised.reset(token)
+        _raises.reset(token)
 
 
 def _goes_on_meanwhile(current: torch.cuda.Stream) -> bool:

@@ -79,6 +79,10 @@ class MuonWithAdamW(Optimizer):
                 part.step()
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What torch has copied and pickled of an optimizer is less than all of it.
+        return {**super().__getstate__(), "_parts": self._parts}
+
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self._parts]}
 

@@ -66,7 +66,7 @@ def test_a_processor_without_bfloat16_orthogonalises_in_single_precision(
     exact = -1e-2 * 0.2 * max(shape) ** 0.5 * _orthogonalised(0.05 * gradient + 0.95 * momentum)
     torch.testing.assert_close(stepped[False], exact, rtol=1e-4, atol=1e-7)
     # And torch's own, but for the digits that bfloat16 has not.
-    torch.testing.assert_close(stepped[True], exact, rtol=0.05, atol=1e-4)
+    torch.testing.assert_close(stepped[True], exact, rtol=0.05, atol=3e-4)
     assert not torch.equal(stepped[True], stepped[False])
 
 
@@ -97,6 +97,20 @@ def test_it_goes_on_from_its_state() -> None:
     for _ in range(2):
         _step(module, optimizer)
         _step(other, resumed)
+    for mine, expected in zip(other.parameters(), module.parameters(), strict=True):
+        assert torch.equal(mine, expected)
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    module = _module()
+    optimizer = MuonWithAdamW(module.parameters(), lr=1e-2)
+    _step(module, optimizer)
+    other, copied = copy.deepcopy((module, optimizer))
+    for _ in range(2):
+        _step(other, copied)
+    assert not torch.equal(other[0].weight, module[0].weight)
+    for _ in range(2):
+        _step(module, optimizer)
     for mine, expected in zip(other.parameters(), module.parameters(), strict=True):
         assert torch.equal(mine, expected)
 

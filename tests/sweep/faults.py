@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
 import torch
@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from slicewise import cuda_graph
 from slicewise.losses import l1_loss
 from sweep.trial.active import ActiveTrial, active_trial
 from sweep.trial.metrics import METRICS_NAME
@@ -177,6 +178,19 @@ class OutOfMemoryBeside(Callback):
             if self.what == "cpu memory":
                 torch.empty(2**60, dtype=torch.uint8)
             raise Raise.ERRORS[self.what]
+
+
+class NoteWhatRecordingsRaise(Callback):
+    """At each step: whether others run beside the trial; whether it would be an end to it if memory
+    were lacking to record the step, and if something else went wrong."""
+
+    seen: ClassVar[list[tuple[bool, bool, bool]]] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        raises = cuda_graph._raises.get()
+        errors = torch.OutOfMemoryError("not here"), RuntimeError("it waits for the device")
+        lacking, other = map(raises, errors)
+        self.seen.append((running().has_company(), lacking, other))
 
 
 def l1_that_cannot_be_recorded_beside_others(

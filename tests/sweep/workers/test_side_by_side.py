@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from slicewise import cuda_graph
 from slicewise.errors import ArgumentError
 from sweep import application
 from sweep.console import INTERRUPTED
@@ -120,6 +121,15 @@ def test_out_of_memory_halves_how_many_run_and_goes_on(
     assert len(trials) == 4
     # It was nobody's fault.
     assert not any("attempts" in trial.user_attrs for trial in trials)
+
+
+def test_memory_that_a_recording_lacks_ends_whoever_has_company(sweep: Sweep) -> None:
+    faults.NoteWhatRecordingsRaise.seen.clear()
+    note = "+callbacks.note={_target_: tests.sweep.faults.NoteWhatRecordingsRaise}"
+    given = ("-m", "optimizer.lr=1e-3,2e-3,1e-2", "hydra.sweeper.side_by_side=2", "study=beside")
+    assert sweep(*given, note) == 0
+    assert set(faults.NoteWhatRecordingsRaise.seen) == {(True, True, False), (False, False, False)}
+    assert not cuda_graph._raises.get()(torch.OutOfMemoryError("without a trial"))
 
 
 @pytest.mark.gpu
