@@ -24,7 +24,7 @@ from sweep.study.presence import Heartbeat, process_is_gone, read_heartbeats
 from sweep.study.storage import open_storage
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep import faults
-from tests.sweep.waiting import PATIENCE, eventually
+from tests.waiting import PATIENCE, eventually
 
 _MARK = "SLICEWISE_TEST"
 

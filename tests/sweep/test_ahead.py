@@ -14,7 +14,7 @@ from sweep import ahead, child
 from sweep.child import ChildProcess
 from sweep.workers import local
 from tests.sweep.conftest import Sweep
-from tests.sweep.waiting import eventually, is_alive
+from tests.waiting import eventually, is_alive
 
 
 @pytest.fixture(autouse=True)

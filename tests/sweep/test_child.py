@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sweep import child as child_module
 from sweep.child import ChildProcess, start_ahead
 from tests.sweep import children
-from tests.sweep.waiting import eventually, is_alive
+from tests.waiting import eventually, is_alive
 
 Start = Callable[..., ChildProcess]
 

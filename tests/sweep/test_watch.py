@@ -23,7 +23,7 @@ from sweep.view.status import Status, StudyMonitor
 from sweep.watch import main
 from tests.sweep.processes import Program
 from tests.sweep.studies import make_study
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sweep.console import INTERRUPTED
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep.compress.conftest import TINY
 from tests.sweep.processes import Program, Running, signal_process
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

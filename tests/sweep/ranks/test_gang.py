@@ -29,7 +29,7 @@ from sweep.trial.build import build
 from sweep.trial.parts import build_student
 from tests.sweep import faults
 from tests.sweep.conftest import Sweep
-from tests.sweep.waiting import eventually, is_alive
+from tests.waiting import eventually, is_alive
 
 Record = Callable[[str], dict[str, Any]]
 

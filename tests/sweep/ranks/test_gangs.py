@@ -18,7 +18,7 @@ from tests.sweep import faults
 from tests.sweep.processes import Program, signal_process
 from tests.sweep.ranks.test_gang import TWO_RANKS
 from tests.sweep.test_dashboard import free_port
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -26,7 +26,7 @@ from tests.sweep.conftest import Sweep
 from tests.sweep.postgres import Server, find_binaries, free_port, running_server
 from tests.sweep.study.test_acknowledgements import check_at_every_write
 from tests.sweep.study.test_shared import _die_holding_the_lock, _hammer, run_all, shared
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

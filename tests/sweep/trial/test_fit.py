@@ -24,7 +24,7 @@ from sweep.console import INTERRUPTED
 from sweep.trial import parts
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep.conftest import Sweep
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 Record = Callable[[str], dict[str, Any]]
 Command = Callable[..., subprocess.CompletedProcess[str]]

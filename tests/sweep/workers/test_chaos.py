@@ -14,7 +14,7 @@ import pytest
 
 from sweep.study.attributes import ATTEMPTS
 from tests.sweep.processes import Program, Running, signal_process
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

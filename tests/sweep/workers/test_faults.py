@@ -28,7 +28,7 @@ from tests.sweep import faults
 from tests.sweep.conftest import Sweep
 from tests.sweep.processes import Program, signal_process
 from tests.sweep.test_dashboard import free_port
-from tests.sweep.waiting import eventually
+from tests.waiting import eventually
 
 Record = Callable[[str], dict[str, Any]]
 

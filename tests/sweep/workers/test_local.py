@@ -33,7 +33,7 @@ from sweep.child import start_ahead
 from sweep.devices import cpu_count
 from sweep.workers.local import slot_environments
 from tests.sweep import children
-from tests.sweep.waiting import eventually, is_alive
+from tests.waiting import eventually, is_alive
 
 APP = Path(__file__).with_name("local_app.py")
 
