@@ -22,6 +22,7 @@ from slicewise import targets as targets_module
 from slicewise.data.batch import Batch, BatchIndex, Split
 from slicewise.targets import CachedTargets, TargetStore, fingerprint
 from slicewise.teacher import TeacherSlice, random_bert
+from tests.waiting import eventually
 
 FIRST = BatchIndex(Split.TRAIN, 0)
 
@@ -138,10 +139,7 @@ def test_writers_that_are_killed_leave_no_half_target(tmp_path: Path) -> None:
     for writer in writers:
         writer.start()
     store = TargetStore(tmp_path, "a", 10**9)
-    deadline = time.monotonic() + 120
-    while len(list(store.folder.glob("*.safetensors"))) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: len(list(store.folder.glob("*.safetensors"))) >= 4, "a target of each")
     for writer in writers:
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)

@@ -10,6 +10,9 @@ import pytest
 
 from slicewise import waiting
 from slicewise.waiting import LISTENERS, Wait, waiting_for
+from tests.waiting import eventually
+
+A_DAY = 86_400.0
 
 
 @pytest.fixture
@@ -22,26 +25,31 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     LISTENERS.remove(heard.append)
 
 
+def _who_wait() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "waiting"]
+
+
 def test_a_long_wait_is_one_line_on_standard_error(
     told: list[str | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with waiting_for("Loading all there is"):
-        time.sleep(0.3)
+        eventually(lambda: told, "what is said")
+        time.sleep(0.1)
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "Loading all there is ...\n")
     assert told == ["Loading all there is", None]
 
 
-def test_a_short_wait_says_nothing(told: list[str | None]) -> None:
+def test_a_short_wait_says_nothing(told: list[str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SECONDS", A_DAY)
     asked: list[str] = []
     for _ in range(200):
         with waiting_for(lambda: asked.append("asked") or "This"):
             pass
     with pytest.raises(ValueError, match="wrong"), waiting_for("This"):
         raise ValueError("wrong")
-    time.sleep(0.15)
+    eventually(lambda: not _who_wait(), "the end of all threads")
     assert told == asked == []
-    assert not [one for one in threading.enumerate() if one.name == "waiting"]
 
 
 def test_an_end_that_comes_as_it_is_said_is_the_last_word(told: list[str | None]) -> None:
@@ -57,21 +65,17 @@ def test_an_end_that_comes_as_it_is_said_is_the_last_word(told: list[str | None]
     assert told == seen
 
 
-def test_begin_and_end_may_be_in_different_places(told: list[str | None]) -> None:
+def test_begin_and_end_may_be_in_different_places(
+    told: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wait = Wait("This")
     wait.end()
+    monkeypatch.setattr(waiting, "SECONDS", A_DAY)
     wait.begin()
+    [first] = _who_wait()
+    monkeypatch.setattr(waiting, "SECONDS", 0.05)
     wait.begin()
-    time.sleep(0.2)
+    eventually(lambda: told and not first.is_alive(), "the second beginning")
     wait.end()
     wait.end()
     assert told == ["This", None]
-
-
-def test_a_quick_wait_costs_little() -> None:
-    began = time.perf_counter()
-    for _ in range(100):
-        with waiting_for("This"):
-            pass
-    # A thread each: some ten microseconds, where nobody else is at work.
-    assert time.perf_counter() - began < 1.0

@@ -53,7 +53,7 @@ def test_it_is_what_the_local_launcher_starts_first() -> None:
     assert first.pid == process.pid
     first.kill()
     first.wait()
-    eventually(lambda: not is_alive(process.pid), "its end", 10)
+    eventually(lambda: not is_alive(process.pid), "its end")
 
 
 COUNTED = """

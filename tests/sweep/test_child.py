@@ -106,7 +106,7 @@ def test_a_child_does_not_read_what_is_typed(start: Start) -> None:
 def test_ps_shows_what_a_child_runs(start: Start) -> None:
     child = start(children.pause)
     command = Path(f"/proc/{child.pid}/cmdline")
-    eventually(lambda: b"tests.sweep.children.pause" in command.read_bytes(), "its name", 10)
+    eventually(lambda: b"tests.sweep.children.pause" in command.read_bytes(), "its name")
 
 
 @pytest.mark.parametrize("size", [0, 10_000_000])
@@ -196,18 +196,18 @@ def test_killing_ends_all_that_a_child_has_started(start: Start) -> None:
     child.kill()
     child.wait()
     assert child.death() == "SIGKILL"
-    eventually(lambda: not is_alive(descendant), "the descendant's end", 10)
+    eventually(lambda: not is_alive(descendant), "the descendant's end")
 
 
 def test_killing_ends_what_a_dead_child_has_left_behind(start: Start) -> None:
     child = start(children.leave_behind, 3)
     descendant = receive(child)
-    eventually(lambda: not is_alive(child.pid), "the child's end", 10)
+    eventually(lambda: not is_alive(child.pid), "the child's end")
     assert is_alive(descendant)
     child.kill()
     child.wait()
     assert child.death() == "exit code 3"
-    eventually(lambda: not is_alive(descendant), "the descendant's end", 10)
+    eventually(lambda: not is_alive(descendant), "the descendant's end")
 
 
 def test_after_the_end_has_been_seen_its_number_is_not_signalled(start: Start) -> None:
@@ -307,7 +307,7 @@ def test_another_function_or_a_death_means_another_process(start: Start) -> None
     assert not is_alive(pid)
     pid = ahead_of(children.echo)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not is_alive(pid), "its end", 10)
+    eventually(lambda: not is_alive(pid), "its end")
     child = start(children.echo)
     child.send("here")
     assert receive(child) == "here"
@@ -320,7 +320,7 @@ def test_what_was_started_ahead_and_is_not_needed_ends_with_its_parent(
 ) -> None:
     parent = start(children.start_ahead_and_end, end)
     [pid] = receive_all(parent)
-    eventually(lambda: not is_alive(pid), "its end", 10)
+    eventually(lambda: not is_alive(pid), "its end")
 
 
 @started_ahead
@@ -370,4 +370,4 @@ def test_a_child_ends_with_its_parent(start: Start, main: Callable[..., None], d
         time.sleep(0.5)
         assert is_alive(child)
         os.kill(parent.pid, signal.SIGKILL)
-    eventually(lambda: not is_alive(child), "the child's end", 10)
+    eventually(lambda: not is_alive(child), "the child's end")

@@ -19,6 +19,7 @@ import pytest
 
 from sweep import dashboard
 from tests.sweep.conftest import Sweep
+from tests.waiting import PATIENCE
 
 
 def free_port() -> int:
@@ -37,13 +38,13 @@ def serving(
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
 
     def ask(path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
             return json.load(answer)
 
     try:
         assert server.stdout is not None
         assert f"http://127.0.0.1:{port}/" in server.stdout.readline()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 ask("/api/studies")
@@ -54,7 +55,7 @@ def serving(
         yield ask
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE)
 
 
 def test_it_shows_numbers_as_numbers_and_what_a_trial_is_worth(sweep: Sweep, folder: Path) -> None:

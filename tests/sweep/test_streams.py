@@ -16,6 +16,7 @@ import pytest
 
 from sweep import signals
 from sweep.workers import local
+from tests.waiting import PATIENCE
 
 # A file that takes whatever number is free, and all ways to print; its child's too.
 PRINTS = """
@@ -51,7 +52,7 @@ def test_nothing_is_printed_into_a_file_that_took_a_closed_streams_number(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         preexec_fn=close,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -75,7 +76,7 @@ def test_who_stops_reading_is_outlived(unbuffered: bool, tmp_path: Path) -> None
         assert running.stdout.readline() == b"printed 0\n"
         running.stdout.close()
         said = running.stderr.read()
-        assert running.wait(60) == 0
+        assert running.wait(PATIENCE) == 0
     assert set(said.split(b"\n")) == {b"an error", b""}
     assert (tmp_path / "database").read_bytes() == b"content"
 

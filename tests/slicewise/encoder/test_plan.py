@@ -140,9 +140,9 @@ def test_24_slices_of_40_candidates_take_seconds() -> None:
                 for k in range(40)
             ]
         )
-    started = time.perf_counter()
+    started = time.process_time()
     plans = choose(library, {"parameters": 0.33 * 24 * 7_087_872, "flops": 0.4 * 24 * 39}, 5)
-    taken = time.perf_counter() - started
+    taken = time.process_time() - started
     assert len(plans) == 5
     assert taken < 5
     homogeneous = choose(library, {"parameters": 0.33 * 24 * 7_087_872}, 1, homogeneous=True)

@@ -255,7 +255,7 @@ def test_what_a_killed_rank_leaves_behind_ends_with_it(
     assert sweep(*ranks, ALL_SAVES, "study=s", ONE_RANK % (1, 3, "leave")) == MISTAKE
     assert "Error: rank 1 died (SIGKILL)" in capfd.readouterr().err
     descendant = int((folder / "multirun/s/0/happened").read_text())
-    eventually(lambda: not is_alive(descendant), "its end", 10)
+    eventually(lambda: not is_alive(descendant), "its end")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sweep.study.shared import quiet_optuna
 from tests.sweep.browser import Page, browser, file_url
 from tests.sweep.studies import make_study
 from tests.sweep.test_dashboard import free_port, serving
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -222,19 +222,16 @@ def test_the_dashboard_is_the_home_of_a_study(chrome: Any, home: Path, study: op
     best = study.best_trial
     with serving(home, port=(port := free_port())) as ask:
         page = Page(chrome, f"http://127.0.0.1:{port}/dashboard")
-        page.page.get_by_text("mine").first.wait_for(timeout=30_000)
+        page.page.get_by_text("mine").first.wait_for()
         assert page.complaints == []
         page.page.get_by_text("mine").first.click()
-        page.page.get_by_text(f"number={best.number}").first.wait_for(timeout=30_000)
+        page.page.get_by_text(f"number={best.number}").first.wait_for()
         picture = page.page.locator(".gtitle", has_text="Loss against parameters")
-        picture.wait_for(timeout=30_000)
+        picture.wait_for()
         assert page.complaints == []
-        deadline = time.monotonic() + 30
-        while not ask("/api/studies/1")["trials"][best.number]["note"]["body"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        eventually(lambda: ask("/api/studies/1")["trials"][best.number]["note"]["body"], "its note")
         page.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
-        page.page.get_by_text("Question:").wait_for(timeout=30_000)
+        page.page.get_by_text("Question:").wait_for()
         assert "python -m sweep -m student.qkv_layers=1,2,4" in page.page.inner_text("main pre")
         table = page.page.locator("table", has_text="x baseline")
         assert table.locator("a").first.inner_text() == str(best.number)

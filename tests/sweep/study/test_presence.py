@@ -20,6 +20,7 @@ from sweep.study.presence import (
     read_heartbeats,
     write_heartbeat,
 )
+from tests.waiting import eventually
 
 ELSEWHERE = Heartbeat("another machine", "there", 1, "2026-01-01T00:00:00+00:00", "s")
 
@@ -58,11 +59,8 @@ def test_a_process_of_this_machine_that_is_gone_is_dead_at_once() -> None:
     assert not process_is_gone(sign)
     assert HeartbeatMonitor(60.0).dead({"a": sign}) == set()
     process.kill()
-    deadline = time.monotonic() + 10
     # Nobody has waited for it yet: a zombie is gone too.
-    while not process_is_gone(sign):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: process_is_gone(sign), "its end")
     assert HeartbeatMonitor(60.0).dead({"a": sign}) == {"a"}
     process.wait()
     assert process_is_gone(sign)
@@ -95,9 +93,8 @@ def test_presence_beats_looks_and_says_goodbye() -> None:
 
     with Presence(study, "worker", "w", own_heartbeat("s"), 0.02, look, 0.01):
         first = read_heartbeats(study, "worker")["w"].beat
-        deadline = time.monotonic() + 10
-        while read_heartbeats(study, "worker")["w"].beat < first + 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(
+            lambda: read_heartbeats(study, "worker")["w"].beat >= first + 3, "three heartbeats"
+        )
     assert read_heartbeats(study, "worker")["w"].state == "ended"
     assert len(looks) >= 3

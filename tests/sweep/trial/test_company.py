@@ -19,6 +19,7 @@ from sweep.trial.active import ActiveTrial
 from sweep.trial.cache import give_up_batches
 from sweep.trial.company import share, write
 from sweep.workers.turns import Dismissed
+from tests.waiting import eventually
 
 
 class _Place:
@@ -81,15 +82,16 @@ def test_what_writing_fails_with_is_this_ones() -> None:
 
 def test_nothing_is_written_after_its_end() -> None:
     """Another worker may have the trial by then."""
-    wrote: list[float] = []
+    wrote: list[str] = []
+    place = _Place(most=2)
 
     def work() -> None:
-        time.sleep(0.2)
-        wrote.append(time.monotonic())
+        eventually(lambda: place.passed == 2, "its end")
+        wrote.append("after it was dismissed")
 
     with pytest.raises(Dismissed):
-        write(work, beside(_Place(most=2)))
-    assert len(wrote) == 1
+        write(work, beside(place))
+    assert wrote
 
 
 @pytest.mark.parametrize(

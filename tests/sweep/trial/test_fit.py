@@ -24,7 +24,7 @@ from sweep.console import INTERRUPTED
 from sweep.trial import parts
 from sweep.trial.checkpoint import CHECKPOINT
 from tests.sweep.conftest import Sweep
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Record = Callable[[str], dict[str, Any]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -211,7 +211,7 @@ def test_a_fit_that_is_interrupted_goes_on_to_the_same_loss(
         ) as process:
             eventually((place / CHECKPOINT).exists, "a checkpoint")
             process.send_signal(number)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=PATIENCE)
         assert process.returncode == INTERRUPTED
         # What takes long on a busy machine is said too.
         said = said[said.index("Stopped. ") :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from datetime import timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import pytest
 from torch import distributed
 
 from sweep.trial import lockstep
+from tests.waiting import PATIENCE
 
 TIMEOUT = 2.0
 
 
-def _run(rank: int, store: str, seconds: float, may_wait: bool, results: Any) -> None:
+def _run(
+    rank: int, both: Barrier, store: str, seconds: float, may_wait: bool, results: Any
+) -> None:
+    # One that loads torch longer than the other says nothing meanwhile.
+    both.wait(PATIENCE)
     distributed.init_process_group(
         "gloo",
         store=distributed.FileStore(store, 2),
@@ -45,13 +51,14 @@ def _run(rank: int, store: str, seconds: float, may_wait: bool, results: Any) ->
 def _decisions(folder: Path, seconds: float, may_wait: bool) -> dict[int, Any]:
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    arguments = (str(folder / "store"), seconds, may_wait, results)
+    both = spawn.Barrier(2)
+    arguments = (both, str(folder / "store"), seconds, may_wait, results)
     processes = [spawn.Process(target=_run, args=(rank, *arguments)) for rank in (0, 1)]
     for process in processes:
         process.start()
-    found = dict(results.get(timeout=120) for _ in processes)
+    found = dict(results.get(timeout=PATIENCE) for _ in processes)
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytorch_lightning as lightning
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from sweep.trial import active as active_trial
 from sweep.trial.active import StudyTrial, activated
 from sweep.trial.metrics_file import MetricsFile
 from sweep.trial.outcome import TrialLost
+from tests.clock import Clock
 from tests.sweep.conftest import Sweep
 
 
@@ -83,23 +85,28 @@ def test_rows_do_not_wait_for_long(tmp_path: Path) -> None:
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
 
 
-def test_what_the_heartbeat_has_seen_is_believed_for_a_while() -> None:
+def test_what_the_heartbeat_has_seen_is_believed_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(active_trial, "time", clock)
     answers = [False]
     active = _trial(optuna.create_study(), answers, trusted=0.2)
-    active.confirm(time.monotonic())
+    active.confirm(clock.monotonic())
+    clock.sleep(0.15)
     assert not active.is_lost()
     assert answers
-    time.sleep(0.25)
+    clock.sleep(0.1)
     # As after a suspension: the thread has not asked either.
     assert active.is_lost()
     assert not answers
-    active.confirm(time.monotonic())
+    active.confirm(clock.monotonic())
     assert active.is_lost()
 
 
 def test_before_anything_final_the_storage_is_asked() -> None:
-    active = _trial(optuna.create_study(), [False, True], trusted=60)
-    active.confirm(time.monotonic())
+    active = _trial(optuna.create_study(), [False, True], trusted=math.inf)
+    active.confirm(0.0)
     active.check_possession()
     with pytest.raises(TrialLost):
         active.check_possession()

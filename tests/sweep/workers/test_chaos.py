@@ -89,6 +89,6 @@ def test_whatever_is_killed_thirty_trials_are_thirty_trials(
     print(f"{dict(kills)}; {retaken} trials taken up again, {resumed} from a checkpoint")
     assert retaken
     assert resumed
-    eventually(lambda: not program.processes(), "the last process's end", 120)
+    eventually(lambda: not program.processes(), "the last process's end")
     for trial in program.trials():
         assert "Traceback" not in (program.directory(trial) / "sweep.log").read_text()

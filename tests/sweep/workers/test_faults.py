@@ -28,7 +28,7 @@ from tests.sweep import faults
 from tests.sweep.conftest import Sweep
 from tests.sweep.processes import Program, signal_process
 from tests.sweep.test_dashboard import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Record = Callable[[str], dict[str, Any]]
 
@@ -81,7 +81,7 @@ def test_a_killed_sweeps_workers_stop_and_the_same_command_resumes(program: Prog
     killed = time.monotonic()
     sweep.send(signal.SIGKILL)
     sweep.wait()
-    eventually(lambda: not program.processes(), "the workers' end", 120)
+    eventually(lambda: not program.processes(), "the workers' end")
     print(f"{time.monotonic() - killed:.2f} s from the kill to the end of the last worker")
     waiting = program.trials(TrialState.WAITING)
     # One worker may have finished a trial or two before the other had loaded torch.
@@ -109,7 +109,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(program: Program, number: signal
     sweep.send(number)
     assert sweep.wait() == INTERRUPTED, sweep.said()
     # What Python itself starts beside spawned processes ends a moment after the sweep.
-    eventually(lambda: not program.processes(), "the end of all processes", 10)
+    eventually(lambda: not program.processes(), "the end of all processes")
     waiting = program.trials(TrialState.WAITING)
     assert len(waiting) == 2 == len(program.trials()) - program.finished()
     [line] = [line for line in sweep.said().splitlines() if line.startswith("Stopped.")]
@@ -344,7 +344,7 @@ def test_sqlite_is_never_locked_under_eight_workers_and_a_dashboard(
 
     def look_into_dashboard() -> None:
         address = f"http://127.0.0.1:{port}/api/studies/{identifier}"
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             json.load(answer)
 
     def keep_looking(look: Callable[[], None]) -> None:
@@ -369,9 +369,9 @@ def test_sqlite_is_never_locked_under_eight_workers_and_a_dashboard(
     finally:
         done.set()
         for thread in looking:
-            thread.join(90)
+            thread.join(PATIENCE)
     served.send(signal.SIGINT)
-    served.wait(30)
+    served.wait()
     print(dict(looks))
     assert not wrong, wrong[:3]
     assert looks["look_into_storage"] > 10

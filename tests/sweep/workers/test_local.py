@@ -31,9 +31,10 @@ from omegaconf import DictConfig
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.child import start_ahead
 from sweep.devices import cpu_count
+from sweep.signals import _AT_ONCE_SECONDS
 from sweep.workers.local import slot_environments
 from tests.sweep import children
-from tests.waiting import eventually, is_alive
+from tests.waiting import PATIENCE, eventually, is_alive
 
 APP = Path(__file__).with_name("local_app.py")
 
@@ -222,7 +223,7 @@ def test_what_a_dead_job_leaves_behind_is_ended(sweep: Sweep, tmp_path: Path) ->
 
     assert values(sweep(task)) == [7]
     child = int((tmp_path / "child").read_text())
-    eventually(lambda: not is_alive(child), "the child's end", 30)
+    eventually(lambda: not is_alive(child), "the child's end")
 
 
 def test_a_result_larger_than_a_pipe(sweep: Sweep) -> None:
@@ -419,21 +420,21 @@ def pids_of(folder: Path, name: str = "job") -> list[int]:
 
 
 def test_interrupt_ends_the_jobs(tmp_path: Path) -> None:
-    with application(tmp_path) as app:
+    with application(tmp_path, "hydra.launcher.grace=1000") as app:
         jobs = pids_of(tmp_path)
         os.killpg(app.pid, signal.SIGINT)
-        output, _ = app.communicate(timeout=10)
+        output, _ = app.communicate(timeout=PATIENCE)
     assert app.returncode != 0
     assert not any(map(is_alive, jobs))
     assert "KeyboardInterrupt" in output
-    assert "Stopping 2 jobs within 30 s; Ctrl-C kills at once" in output
+    assert "Stopping 2 jobs within 1000 s; Ctrl-C kills at once" in output
 
 
 def test_sigterm_ends_the_jobs(tmp_path: Path) -> None:
-    with application(tmp_path) as app:
+    with application(tmp_path, "hydra.launcher.grace=1000") as app:
         jobs = pids_of(tmp_path)
         app.terminate()
-        app.wait(10)
+        app.wait(PATIENCE)
     assert not any(map(is_alive, jobs))
 
 
@@ -441,8 +442,8 @@ def test_stubborn_jobs_are_killed_after_the_grace_period(tmp_path: Path) -> None
     with application(tmp_path, "do=stubborn", "hydra.launcher.grace=0.5") as app:
         family = pids_of(tmp_path) + pids_of(tmp_path, "descendant")
         app.send_signal(signal.SIGINT)
-        app.wait(10)
-    eventually(lambda: not any(map(is_alive, family)), "the end of all", 30)
+        app.wait(PATIENCE)
+    eventually(lambda: not any(map(is_alive, family)), "the end of all")
 
 
 def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
@@ -454,12 +455,11 @@ def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
             if "Stopping 2 jobs" in line:
                 break
         # What comes as soon is no second one: nobody types as fast.
-        app.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(_AT_ONCE_SECONDS)
         assert all(map(is_alive, family))
         app.send_signal(signal.SIGINT)
-        app.wait(10)
-    eventually(lambda: not any(map(is_alive, family)), "the end of all", 30)
+        app.wait(PATIENCE)
+    eventually(lambda: not any(map(is_alive, family)), "the end of all")
 
 
 def test_interrupt_while_the_processes_start(tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_jobs_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     with application(tmp_path) as app:
         jobs = pids_of(tmp_path)
         app.kill()
-        eventually(lambda: not any(map(is_alive, jobs)), "the end of both jobs", 10)
+        eventually(lambda: not any(map(is_alive, jobs)), "the end of both jobs")
 
 
 @pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])

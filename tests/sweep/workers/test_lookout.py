@@ -13,6 +13,7 @@ from sweep.study.presence import (
     write_heartbeat,
 )
 from sweep.workers.lookout import Lookout
+from tests.clock import Clock
 
 
 @pytest.mark.parametrize("heartbeat", [SWEEP_HEARTBEAT_SECONDS, 5.0, 30.0])
@@ -22,10 +23,11 @@ def test_a_silent_sweep_elsewhere_is_dead_after_six_heartbeats(
     study = optuna.create_study()
     write_heartbeat(study, "sweep", "s", Heartbeat("elsewhere", "elsewhere", 1, "2026", "s"))
     lookout = Lookout(study, study._storage, "s/0", "s", heartbeat)
-    now = 1000.0
-    monkeypatch.setattr(presence.time, "monotonic", lambda: now)
+    clock = Clock()
+    began = clock.monotonic()
+    monkeypatch.setattr(presence, "time", clock)
     while not lookout.stop.is_set():
-        now += SWEEP_HEARTBEAT_SECONDS
+        clock.sleep(SWEEP_HEARTBEAT_SECONDS)
         lookout.check()
-    silent = now - 1000.0
+    silent = clock.monotonic() - began
     assert MISSED_HEARTBEATS * heartbeat <= silent <= (MISSED_HEARTBEATS + 2) * (heartbeat + 1.3)

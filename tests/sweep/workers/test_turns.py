@@ -129,7 +129,8 @@ def test_after_some_time_the_one_who_started_them_has_a_turn() -> None:
     seats = [turns.start(work), turns.start(work)]
     began = time.monotonic()
     turns.go_on(0.05)
-    assert 0.05 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.05
+    # Ten seconds of work are left, at the least.
     assert not any(seat.ended for seat in seats)
     turns.close()
     assert all(seat.ended for seat in seats)

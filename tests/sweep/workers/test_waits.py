@@ -20,8 +20,15 @@ from sweep.view.status import StudyMonitor
 from tests.sweep.conftest import Sweep
 
 ROOT = Path(__file__).parents[3]
-# What a disk that is slow, or far away, makes of an import.
-SLOW_MODULE = "import time; time.sleep(2.6); raise ImportError('the disk is gone')"
+# What a disk that is slow, or far away, makes of an import: it is over once that has been said.
+SLOW_MODULE = """
+import threading
+from slicewise import waiting
+said = threading.Event()
+waiting.LISTENERS.append(lambda what: said.set())
+said.wait(90)
+raise ImportError("the disk is gone")
+"""
 
 
 def test_a_slow_import_is_said(tmp_path: Path) -> None:
