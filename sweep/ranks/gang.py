@@ -84,7 +84,7 @@ class Gang:
             self.end()
             raise
         whole = len(shares) == self.world_size and in_step(shares.values())
-        if not whole or decided.outcome.end is End.CRASHED:
+        if not whole or decided.outcome.end.is_of_one_rank:
             # Whoever crashed may be able to do no more on its GPU.
             self.end()
         return decided
@@ -146,11 +146,12 @@ class Gang:
                         self._ranks[number].send(Answer(answer))
                     elif isinstance(message, Share):
                         shares[number] = message
-                        failed = message.outcome.end in (End.CRASHED, End.LOST)
+                        end = message.outcome.end
+                        failed = end is End.LOST or end.is_of_one_rank
                         seconds = _SECONDS_TO_FAIL_TOO if failed else self.placement.timeout
                         deadline = min(deadline, time.monotonic() + seconds)
             except RankDied:
-                if any(share.outcome.end is End.CRASHED for share in shares.values()):
+                if any(share.outcome.end.is_of_one_rank for share in shares.values()):
                     # It died of what another has told us.
                     return
                 raise

@@ -32,7 +32,7 @@ from sweep.ranks.verdict import verdict
 from sweep.resolvers import register_resolvers
 from sweep.trial import lockstep
 from sweep.trial.active import ActiveTrial
-from sweep.trial.outcome import End, Outcome, RankDied
+from sweep.trial.outcome import Outcome, RankDied
 from sweep.trial.run import Share
 from sweep.trial.task import Task
 
@@ -63,7 +63,7 @@ def fit(task: Task, active: ActiveTrial) -> Share:
             shares[rank] = _loaded(store.get(key))
     try:
         decided = verdict(shares, world_size)
-        if decided.outcome.end is End.CRASHED and len(shares) < world_size:
+        if decided.outcome.end.is_of_one_rank and len(shares) < world_size:
             raise RankDied(decided.outcome.reason)
     except RankDied as death:
         return Share(Outcome.of(death), shares[0].record)

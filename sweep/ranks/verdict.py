@@ -19,7 +19,7 @@ def verdict(shares: Mapping[int, Share], world_size: int) -> Share:
         RankDied: The ranks lost each other, and none says why.
     """
     for share in shares.values():
-        if share.outcome.end is End.CRASHED:
+        if share.outcome.end.is_of_one_rank:
             return share
     missing = world_size - len(shares)
     if missing or not in_step(shares.values()):
@@ -34,4 +34,4 @@ def verdict(shares: Mapping[int, Share], world_size: int) -> Share:
 def in_step(shares: Collection[Share]) -> bool:
     """Whether all ranks came to the same end, so that they can go on with another trial."""
     ends = {share.outcome.end for share in shares}
-    return len(ends) == 1 and not ends & {End.CRASHED, End.LOST}
+    return len(ends) == 1 and not any(end is End.LOST or end.is_of_one_rank for end in ends)

@@ -17,7 +17,14 @@ WORKER = "worker"
 ATTEMPTS = "attempts"
 REASON = "reason"
 IMPOSSIBLE = "impossible"
+# Of a failure: it would be none other the next time.
+DIVERGED = "diverged"
 DIRECTORY = "directory"
+
+# Of a trial, in the attributes of Optuna's own, by its names (RetryHeartbeatStaleTrialCallback): of
+# which that failed it is another try, and of which that one was.
+FAILED_TRIAL = "failed_trial"
+RETRY_HISTORY = "retry_history"
 
 # States that count towards the budget.
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

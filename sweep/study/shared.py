@@ -34,6 +34,8 @@ from sweep.command_line import study_override
 from sweep.study.attributes import (
     ATTEMPTS,
     DIRECTORY,
+    DIVERGED,
+    FAILED_TRIAL,
     FINISHED,
     IMPOSSIBLE,
     ONE_BY_ONE,
@@ -42,6 +44,7 @@ from sweep.study.attributes import (
     WORKER,
     worker_of,
 )
+from sweep.study.failures import another_try, failures, may_end_otherwise
 from sweep.study.space import Point, SearchSpace
 from sweep.study.stopping import StoppingRule
 from sweep.study.storage import decided, is_outage
@@ -98,6 +101,8 @@ class _Ledger:
         self._settled = 0
         self._settled_counts = dict.fromkeys(TrialState, 0)
         self._impossible: dict[int, str] = {}
+        self._failed: set[int] = set()
+        self._tried_again: set[int] = set()
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
         """Reads all trials of the study, in the order of their numbers."""
@@ -114,8 +119,8 @@ class _Ledger:
 
     @property
     def failed(self) -> int:
-        """Failures of what could have run."""
-        return self.counts[TrialState.FAIL] - len(self._impossible)
+        """Failures of what could have run, and waits for no other try."""
+        return len(self._failed - self._tried_again)
 
     def hopeless(self, n_trials: int) -> bool:
         """Whether there may be no point at all that can be run."""
@@ -131,6 +136,10 @@ class _Ledger:
         counts[trial.state] += 1
         if trial.user_attrs.get(IMPOSSIBLE):
             self._impossible[trial.number] = str(trial.user_attrs.get(REASON))
+        elif trial.state is TrialState.FAIL:
+            self._failed.add(trial.number)
+        if (other_try := trial.system_attrs.get(FAILED_TRIAL)) is not None:
+            self._tried_again.add(other_try)
         # A trial keeps its point for good, also while it waits for another worker.
         point = self._space.point_of(trial)
         if point is not None:
@@ -201,6 +210,27 @@ class SharedStudy:
 
         self._decided(decide)
 
+    def try_again(self) -> list[int]:
+        """Has what failed, and may end otherwise, wait again, as other trials with the same values.
+
+        Whoever starts a sweep once more has mended what made them fail.
+
+        Returns:
+            The numbers of those that failed.
+        """
+
+        def decide() -> list[int]:
+            failed = [
+                trial
+                for trial in failures(self._trials())
+                if may_end_otherwise(trial) and self.space.holds(trial)
+            ]
+            for trial in failed:
+                self.storage.create_new_trial(self.study._study_id, another_try(trial))
+            return [trial.number for trial in failed]
+
+        return self._decided(decide)
+
     def put_back(self, trial: Trial, worker: str, death: str | None = None) -> None:
         """Puts back a trial that stopped before its end; someone goes on with it later.
 
@@ -258,11 +288,14 @@ class SharedStudy:
             tried = True
             if outcome.end is End.IMPOSSIBLE:
                 trial.set_user_attr(IMPOSSIBLE, True)
+            if outcome.end is End.FAILED:
+                trial.set_user_attr(DIVERGED, True)
             if outcome.reason:
                 trial.set_user_attr(REASON, outcome.reason)
             try:
                 self.study.tell(trial, outcome.values or None, outcome.end.state)
             except ValueError as error:
+                trial.set_user_attr(DIVERGED, True)
                 trial.set_user_attr(REASON, str(error))
                 self.study.tell(trial, state=TrialState.FAIL)
             return True

@@ -147,7 +147,7 @@ def outcome_of(result: Any, directions: int) -> Outcome:
         values = ()
     if len(values) != directions:
         wanted = "a number" if directions == 1 else f"{directions} numbers, one for each direction"
-        return Outcome(End.FAILED, f"it returned {_short(result)}, not {wanted}")
+        return Outcome(End.CRASHED, f"it returned {_short(result)}, not {wanted}")
     if any(math.isnan(value) for value in values):
         return Outcome(End.FAILED, f"it returned {_short(result)}")
     return Outcome(End.COMPLETE, values=values)

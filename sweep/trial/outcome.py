@@ -5,6 +5,7 @@ Imports nothing heavy: a worker knows its threads before it loads torch.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -52,6 +53,14 @@ class ProcessBroken(SlicewiseError):
         return cls(f"this process can use its GPU no more ({said}); the same command goes on")
 
 
+class DiskFull(SlicewiseError):
+    """A disk has no room left for what a trial writes; the trial can be continued."""
+
+    def told(self) -> str:
+        """What the user is told."""
+        return f"{self}\nWhat was done is kept: once there is room, the same command goes on."
+
+
 class End(Enum):
     """How a trial ended; where it failed, whose fault that was.
 
@@ -59,29 +68,37 @@ class End(Enum):
         COMPLETE: It has its values.
         PRUNED: The study's pruner ended it.
         IMPOSSIBLE: The point's: with its values nothing can be run.
-        FAILED: The fit's, whose loss is not a number; or that of something it needs, a file or a
-            model, which cannot be had or is damaged.
+        FAILED: The fit's, whose loss is not a number: it would be none again.
+        LACKING: That of something it needs, a file or a model, which cannot be had or is damaged.
         CRASHED: The program's or the machine's: an error that nobody foresaw.
         STOPPED: It was asked to stop, or belongs to another worker; someone goes on with it.
         LOST: One of the processes that ran it is gone; someone goes on with it.
+        NO_SPACE: The disk is full; once there is room, someone goes on with it.
     """
 
     COMPLETE = "complete"
     PRUNED = "pruned"
     IMPOSSIBLE = "impossible"
     FAILED = "failed"
+    LACKING = "lacking"
     CRASHED = "crashed"
     STOPPED = "stopped"
     LOST = "lost"
+    NO_SPACE = "no space"
 
     @property
     def is_final(self) -> bool:
         """Whether nobody goes on with the trial."""
-        return self not in (End.STOPPED, End.LOST)
+        return self not in (End.STOPPED, End.LOST, End.NO_SPACE)
 
     @property
     def is_failure(self) -> bool:
-        return self in (End.IMPOSSIBLE, End.FAILED, End.CRASHED)
+        return self in (End.IMPOSSIBLE, End.FAILED, End.LACKING, End.CRASHED)
+
+    @property
+    def is_of_one_rank(self) -> bool:
+        """Whether the others of its ranks need not come to it too, and may wait for it for ever."""
+        return self in (End.CRASHED, End.NO_SPACE)
 
     @property
     def state(self) -> TrialState:
@@ -139,9 +156,11 @@ _EXCEPTIONS: dict[End, type[Exception]] = {
     End.PRUNED: TrialPruned,
     End.IMPOSSIBLE: SlicewiseError,
     End.FAILED: FitFailed,
+    End.LACKING: FitFailed,
     End.CRASHED: FitFailed,
     End.STOPPED: TrialStopped,
     End.LOST: RankDied,
+    End.NO_SPACE: DiskFull,
 }
 
 
@@ -151,6 +170,9 @@ _NO_MEMORY = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -165,6 +187,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether a disk has no room left, or none for this user; also where that caused the error."""
+    return any(map(_says_full, _with_causes(error)))
+
+
+def _says_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_SPACE
+    # safetensors writes by itself, and says so in words; its error by its name: see above.
+    in_words = type(error).__name__ == "SafetensorError" and any(
+        f"os error {number})" in str(error) for number in _NO_SPACE
+    )
+    return in_words or isinstance(error, DiskFull)
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """An error, and what caused it; Hydra's are at times their own cause's cause."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__
+    return chain
+
+
 def reason_of(error: BaseException) -> str:
     """An error in words, for records and tables."""
     text = str(error).strip()
@@ -175,6 +222,8 @@ def reason_of(error: BaseException) -> str:
         return text
     if is_out_of_memory(error):
         return f"out of memory: {text}"
+    if is_out_of_space(error):
+        return f"the disk is full: {text}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -187,8 +236,10 @@ def _end_of(error: BaseException, swept: Collection[str]) -> End:
         return End.PRUNED
     if isinstance(error, FitFailed):
         return End.FAILED
+    if is_out_of_space(error):
+        return End.NO_SPACE
     if isinstance(error, ResourceError) and getattr(error, "name", None) not in swept:
-        return End.FAILED
+        return End.LACKING
     if isinstance(error, SlicewiseError):
         return End.IMPOSSIBLE
     return End.CRASHED

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from slicewise.errors import SlicewiseError
 from sweep.command_line import command_of_study
 from sweep.console import Interrupted
 from sweep.signals import stop_on_signals
 from sweep.trial.active import ActiveTrial, activated, active_trial
-from sweep.trial.outcome import End, Outcome
+from sweep.trial.outcome import DiskFull, End, Outcome
 from sweep.trial.record import TrialRecord, recorded_outcome
 from sweep.trial.task import Task
 
@@ -43,7 +44,8 @@ def run_trial(config: DictConfig, fit: Fit, fitted_by: str) -> float | tuple[flo
         The objective's values; a float where there is one.
 
     Raises:
-        SlicewiseError: The configuration cannot be run; nothing has been trained.
+        SlicewiseError: The configuration cannot be run, and nothing has been trained; or a disk is
+            full, and it can be continued.
         optuna.TrialPruned: The study's pruner ended the trial.
         TrialStopped: The trial was asked to stop; it can be continued.
         Interrupted: The user stopped a fit that is in no study; it can be continued.
@@ -59,6 +61,8 @@ def run_trial(config: DictConfig, fit: Fit, fitted_by: str) -> float | tuple[flo
         outcome = _run(config, fit, fitted_by, single)
     if outcome.end is End.STOPPED:
         raise Interrupted(f"Stopped. To go on: {command_of_study(config.study)}")
+    if outcome.end is End.NO_SPACE:
+        raise SlicewiseError(DiskFull(outcome.reason).told())
     return outcome.result()
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from slicewise.atomic import write_atomically
 from sweep.study.attributes import FINISHED, REASON, STOPPED
+from sweep.study.failures import failures
 from sweep.study.places import rerun_command, trial_folder
 from sweep.study.plan import DEFAULT_STORAGE, command_of
 from sweep.trial.metrics import METRICS, Metrics, heading_of, metric_named, seen_in
@@ -240,6 +241,6 @@ def _seeds_beside_others(study: optuna.Study) -> bool:
 
 def _failures(study: optuna.Study) -> dict[str, list[int]]:
     reasons: dict[str, list[int]] = defaultdict(list)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+    for trial in failures(study.get_trials(deepcopy=False)):
         reasons[str(trial.user_attrs.get(REASON, "unknown"))].append(trial.number)
     return reasons

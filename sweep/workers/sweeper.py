@@ -27,7 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from slicewise.waiting import waiting_for
@@ -43,6 +43,7 @@ from sweep.report import load_drawing, write_report
 from sweep.study.attributes import FINISHED, REASON
 from sweep.study.compose import TrialComposer, check_folders
 from sweep.study.dimension import described
+from sweep.study.failures import failures
 from sweep.study.growth import take_up
 from sweep.study.identity import DECIDES
 from sweep.study.places import beside_storage, trial_folder
@@ -99,6 +100,7 @@ from sweep.trial.record import RECORD_NAME, record_files
 from sweep.trial.settings import CACHE_FOLDER, seeds_of
 from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
+from sweep.view.words import listed
 from sweep.workers.side_by_side import settled
 from sweep.workers.worker import Worker
 
@@ -285,6 +287,9 @@ def sweep(
     shared = SharedStudy(learning, opened, directory, space, budget, config, (rule, stop_node))
     shared.forget_other_rules()
     rest = shared.rest()
+    if rest not in (Rest.BUDGET, Rest.RULE) and (again := shared.try_again()):
+        log.info("Trying again what failed: %s", listed(again))
+        rest = shared.rest()
     if rest in (Rest.BUDGET, Rest.EXHAUSTED):
         log.info("Study %s is finished: %s", name, rest.value)
     elif rest is Rest.RULE:
@@ -344,7 +349,7 @@ def sweep(
     _write_report(study, directory, short_url(url))
     if summary:
         show_study(study, directory, storage_url=short_url(url), size=space.size())
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    failed = failures(study.get_trials(deepcopy=False))
     stopped, none = shared.rest() is Rest.FAILURES, failed and not shared.finished()
     if stopped or none:
         found = "the sweep stopped" if stopped else "no trial could be run"

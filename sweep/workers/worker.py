@@ -49,7 +49,16 @@ from sweep.study.storage import open_storage
 from sweep.study.suggestions import TrialSampler
 from sweep.trial.active import Place, StudyTrial, activated
 from sweep.trial.application_record import ApplicationRecord, outcome_of, recorded_end
-from sweep.trial.outcome import Crowded, End, Outcome, ProcessBroken, RankDied, reason_of
+from sweep.trial.outcome import (
+    Crowded,
+    DiskFull,
+    End,
+    Outcome,
+    ProcessBroken,
+    RankDied,
+    is_out_of_space,
+    reason_of,
+)
 from sweep.trial.pulse import told_to_viewers
 from sweep.view.summary import objective_names
 from sweep.workers.lookout import Lookout
@@ -139,7 +148,10 @@ class Worker:
         )
         where = _AT_A_BATCH if self.application is None else _AT_A_REPORT
         with stop_on_signals(watch.stop, where), presence, told_to_viewers(own_folder):
-            return self._work(name, shared, watch)
+            try:
+                return self._work(name, shared, watch)
+            except DiskFull as full:
+                return {"trials": 0, "end": "MISTAKE", "mistake": full.told()}
 
     def _work(self, name: str, shared: SharedStudy, watch: Lookout) -> dict[str, Any]:
         composer = TrialComposer(self.config, self.hydra_context, self.space, self.composed)
@@ -255,6 +267,9 @@ class Worker:
                 # It started the ranks, and starts them again.
                 raise RankDied(outcome.reason)
             return outcome
+        if outcome.end is End.NO_SPACE:
+            shared.put_back(trial, name)
+            raise DiskFull(outcome.reason)
         if outcome.end is End.STOPPED:
             shared.put_back(trial, name)
             log.info("Trial %d stopped; it waits to be continued", trial.number)
@@ -290,6 +305,8 @@ class Worker:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if is_out_of_space(error):
+                return Outcome.of(error)
             allowed = f"a folder that can be made: {error.strerror}"
             return Outcome.of(MissingResource("hydra.sweep.subdir", str(directory), allowed))
         if self.application is None:
@@ -344,6 +361,11 @@ class Worker:
             except (SystemExit, CancelledError) as error:
                 # Lightning's answer to KeyboardInterrupt, unless the trial itself wants to exit.
                 return Outcome(End.STOPPED) if active.stop.is_set() else Outcome.of(error)
+            except OSError as error:
+                # Hydra's own files of the job could not be written.
+                if is_out_of_space(error):
+                    return Outcome.of(error)
+                raise
         result = job._return_value
         if isinstance(result, Outcome):
             return result

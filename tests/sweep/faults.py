@@ -146,6 +146,20 @@ class Raise(Callback):
             raise self.ERRORS[self.what]
 
 
+class FillDisk(Callback):
+    """In a step of one of the trials the disk is full, while a file of this name is there."""
+
+    def __init__(self, trial: int, step: int, file: str) -> None:
+        self.trial = trial
+        self.step = step
+        self.file = file
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        here = running().number == self.trial and trainer.global_step + 1 == self.step
+        if here and Path(self.file).exists():
+            Path("/dev/full").write_text("a checkpoint, say")
+
+
 class NoteJob(HydraCallback):
     """Of Hydra's: writes into a job's folder, at its end, which one had begun."""
 

@@ -23,6 +23,7 @@ from optuna.trial import Trial, TrialState
 from slicewise.errors import SlicewiseError
 from sweep.study import shared as shared_study
 from sweep.study.attributes import ATTEMPTS
+from sweep.study.failures import failures
 from sweep.study.identity import check_identity, keep_identity
 from sweep.study.samplers import LearningStudy, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
@@ -232,9 +233,34 @@ def test_values_enqueued_by_hand_are_kept(tmp_path: Path) -> None:
     assert claim(study).params == {"a": 42, "b": 7}
 
 
+def test_what_failed_is_tried_again_once_by_whoever_starts_once_more(tmp_path: Path) -> None:
+    study = shared(tmp_path, ["a=1,2,3,4"], n_trials=20, max_failure_rate=0.05)
+    ends = [End.IMPOSSIBLE, End.FAILED, End.COMPLETE]
+    for end in ends:
+        study.tell(claim(study), "w", Outcome(end, "so", (1.0,) * (end is End.COMPLETE)))
+    # What would end so again is not tried.
+    assert study.try_again() == []
+    study.tell(claim(study), "w", Outcome(End.CRASHED, "no such file"))
+    assert study.rest() is Rest.FAILURES
+    assert study.try_again() == [3]
+    assert study.try_again() == []
+    again = claim(study)
+    assert (again.number, again.params) == (4, {"a": 4})
+    assert study.claim("v", set()) is Rest.WAIT
+    study.tell(again, "w", Outcome(End.LACKING, "no such file"))
+    assert study.try_again() == [4]
+    assert study.study.get_trials()[5].system_attrs["retry_history"] == [3, 4]
+    study.tell(claim(study), "w", Outcome(End.COMPLETE, values=(1.0,)))
+    assert study.try_again() == []
+    assert study.rest() is Rest.EXHAUSTED
+    assert [trial.number for trial in failures(study.study.get_trials())] == [0, 1]
+
+
 @settings(max_examples=30, deadline=None)
 @given(
-    events=st.lists(st.sampled_from(["claim", "finish", "fail", "die", "stop"]), max_size=60),
+    events=st.lists(
+        st.sampled_from(["claim", "finish", "fail", "crash", "again", "die", "stop"]), max_size=60
+    ),
     n_trials=st.integers(1, 6),
 )
 def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_trials: int) -> None:
@@ -253,12 +279,16 @@ def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_t
             trial = study.claim(worker, set())
             if isinstance(trial, Trial):
                 running.append((trial, worker))
+        elif event == "again":
+            study.try_again()
         elif running:
             trial, worker = running.pop(0)
             if event == "finish":
                 study.tell(trial, worker, Outcome(End.COMPLETE, values=(1.0,)))
             elif event == "fail":
                 study.tell(trial, worker, Outcome(End.FAILED, f"{step}"))
+            elif event == "crash":
+                study.tell(trial, worker, Outcome(End.CRASHED, f"{step}"))
             elif event == "stop":
                 study.put_back(trial, worker)
             else:
@@ -273,7 +303,14 @@ def test_no_course_of_events_exceeds_or_misses_the_budget(events: list[str], n_t
     trials = study.study.get_trials()
     counted = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(counted) == n_trials
-    assert max(Counter(t.params["a"] for t in trials).values()) == 1
+    tries_of = {t.number: t.system_attrs.get("failed_trial") for t in trials}
+    first = [t.params["a"] for t in trials if tries_of[t.number] is None]
+    assert len(set(first)) == len(first)
+    for trial in trials:
+        if (failed := tries_of[trial.number]) is not None:
+            assert trial.params == trials[failed].params
+            assert trials[failed].state is TrialState.FAIL
+    assert len({t.params["a"] for t in counted}) == n_trials
 
 
 def _hammer(url: str, directory: str, worker: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from sweep.trial.outcome import Outcome, is_out_of_memory
+from sweep.trial.outcome import DiskFull, End, Outcome, is_out_of_memory, is_out_of_space
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,50 @@ def test_what_cuda_refuses_is_told_in_a_line() -> None:
     said = "CUDA error: an illegal memory access was encountered"
     error = torch.AcceleratorError(f"{said}\nCompile with `TORCH_USE_CUDA_DSA` to enable ...")
     assert Outcome.of(error).reason == f"AcceleratorError: {said}"
+
+
+def _full() -> OSError:
+    with pytest.raises(OSError, match="No space") as full:
+        Path("/dev/full").write_text("something")
+    return full.value
+
+
+def _caused_by(cause: Exception) -> Exception:
+    error = RuntimeError("the checkpoint cannot be written")
+    error.__cause__ = cause
+    return error
+
+
+def _in_a_circle() -> Exception:
+    cause = KeyError("a")
+    error = _caused_by(cause)
+    cause.__cause__ = error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (_full(), True),
+        (_caused_by(_full()), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        # As safetensors 0.7 says it.
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True),
+        (SafetensorError("I/O error: No such file or directory (os error 2)"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (_caused_by(KeyError("a")), False),
+        (_in_a_circle(), False),
+    ],
+)
+def test_a_full_disk_is_no_end_of_a_trial(error: Exception, expected: bool) -> None:
+    assert is_out_of_space(error) is expected
+    outcome = Outcome.of(error)
+    assert (outcome.end is End.NO_SPACE) is expected
+    assert outcome.end.is_final is not expected
+    assert outcome.reason.startswith("the disk is full: ") is expected
+    if expected:
+        told = Outcome(outcome.end, outcome.reason)
+        with pytest.raises(DiskFull) as raised:
+            told.result()
+        assert Outcome.of(raised.value) == told
+        assert raised.value.told().endswith("the same command goes on.")

@@ -233,23 +233,60 @@ def test_a_suspended_sweep_keeps_its_workers(program: Program) -> None:
         ("exit", "SystemExit: enough"),
     ],
 )
-def test_what_a_trial_raises_is_its_reason_and_it_is_not_tried_again(
+def test_what_a_trial_raises_is_its_reason_and_the_next_sweep_tries_again(
     sweep: Sweep, record: Record, monkeypatch: pytest.MonkeyPatch, what: str, reason: str
 ) -> None:
     monkeypatch.setenv("SLICEWISE_TRUSTED", faults.TRUSTED)
     error = f"+callbacks.error={{_target_: tests.sweep.faults.Raise, trial: 1, what: {what}}}"
-    for _ in range(2):
+    for states in (["COMPLETE", "FAIL", "COMPLETE"], ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]):
         assert sweep("-m", "study=s", "student.qkv_layers=0,1,2", error) == 0
         trials = optuna.load_study(
             study_name="s", storage="sqlite:///multirun/studies.db"
         ).get_trials()
-        assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+        assert [trial.state.name for trial in trials] == states
         assert trials[1].user_attrs[REASON] == reason
         assert ATTEMPTS not in trials[1].user_attrs
         assert "impossible" not in trials[1].user_attrs
+    assert trials[3].params == trials[1].params
     if what != "exit":
         assert record("s/1")["state"] == "FAIL"
         assert record("s/1")["reason"] == reason
+
+
+@pytest.mark.parametrize("number", [1, 3], ids=["one by one", "side by side"])
+def test_a_full_disk_ends_the_sweep_and_no_trial(
+    sweep: Sweep,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    monkeypatch.setenv("SLICEWISE_TRUSTED", faults.TRUSTED)
+    full = folder / "full"
+    full.touch()
+    fault = f"{{_target_: tests.sweep.faults.FillDisk, trial: 1, step: 10, file: '{full}'}}"
+    command = (
+        *("-m", "study=s", "student.qkv_layers=0,1,2", f"+callbacks.full={fault}"),
+        "callbacks.resume_point.every_seconds=0.001",
+        f"hydra.sweeper.side_by_side={number}",
+    )
+    for _ in range(2):
+        assert sweep(*command) == 1
+        said = capfd.readouterr().err
+        assert "Error: the disk is full: [Errno 28] No space left on device\n" in said
+        assert "once there is room, the same command goes on" in said
+        assert "Traceback" not in said
+        trials = optuna.load_study(
+            study_name="s", storage="sqlite:///multirun/studies.db"
+        ).get_trials()
+        assert trials[1].state is TrialState.WAITING
+        assert not any(ATTEMPTS in trial.user_attrs for trial in trials)
+        assert not (folder / "multirun/s/1/trial.json").exists()
+    full.unlink()
+    assert sweep(*command) == 0
+    trials = optuna.load_study(study_name="s", storage="sqlite:///multirun/studies.db").get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert "Going on from step" in (folder / "multirun/s/1/sweep.log").read_text()
 
 
 def test_too_many_failures_stop_all_workers(program: Program) -> None:
