@@ -6,6 +6,7 @@ Imports nothing heavy: a worker knows its threads before it loads torch.
 from __future__ import annotations
 
 import errno
+import sqlite3
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -37,7 +38,17 @@ class Crowded(TrialStopped):
 
 
 class FitFailed(SlicewiseError):
-    """The fit came to nothing, and would again."""
+    """The fit came to nothing.
+
+    Args:
+        reason: Why.
+        end: How, where that is known from another process, or an earlier one; else it would come to
+            nothing again.
+    """
+
+    def __init__(self, reason: str, end: End | None = None) -> None:
+        super().__init__(reason)
+        self.end = end or End.FAILED
 
 
 class RankDied(SlicewiseError):
@@ -145,6 +156,8 @@ class Outcome:
         """
         if self.end is End.COMPLETE:
             return self.values[0] if len(self.values) == 1 else self.values
+        if self.error is None and self.end in (End.LACKING, End.CRASHED):
+            raise FitFailed(self.reason, self.end)
         raise self.error or _EXCEPTIONS[self.end](self.reason)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -156,8 +169,6 @@ _EXCEPTIONS: dict[End, type[Exception]] = {
     End.PRUNED: TrialPruned,
     End.IMPOSSIBLE: SlicewiseError,
     End.FAILED: FitFailed,
-    End.LACKING: FitFailed,
-    End.CRASHED: FitFailed,
     End.STOPPED: TrialStopped,
     End.LOST: RankDied,
     End.NO_SPACE: DiskFull,
@@ -173,6 +184,7 @@ _NO_MEMORY = (
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_POSTGRES_DISK_FULL = "53100"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -195,6 +207,10 @@ def is_out_of_space(error: BaseException) -> bool:
 def _says_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_SPACE
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    if getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL:
+        return True
     # safetensors writes by itself, and says so in words; its error by its name: see above.
     in_words = type(error).__name__ == "SafetensorError" and any(
         f"os error {number})" in str(error) for number in _NO_SPACE
@@ -235,7 +251,7 @@ def _end_of(error: BaseException, swept: Collection[str]) -> End:
     if isinstance(error, TrialPruned):
         return End.PRUNED
     if isinstance(error, FitFailed):
-        return End.FAILED
+        return error.end
     if is_out_of_space(error):
         return End.NO_SPACE
     if isinstance(error, ResourceError) and getattr(error, "name", None) not in swept:

@@ -209,7 +209,7 @@ def _of_seed(outcome: Outcome, seed: int) -> Outcome:
     reason = f"seed {seed}: {outcome.reason}"
     error = outcome.error
     if isinstance(error, FitFailed):
-        error = FitFailed(reason)
+        error = FitFailed(reason, error.end)
     elif error is not None:
         error.add_note(f"with seed {seed}")
     return dataclasses.replace(outcome, reason=reason, error=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def _caused_by(cause: Exception) -> Exception:
     return error
 
 
+def _full_database() -> Exception:
+    database = sqlite3.connect(":memory:")
+    database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError, match="disk is full") as full:
+        database.execute("CREATE TABLE trials (number INTEGER)")
+    database.close()
+    return full.value
+
+
 def _in_a_circle() -> Exception:
     cause = KeyError("a")
     error = _caused_by(cause)
@@ -69,6 +79,8 @@ def _in_a_circle() -> Exception:
         (PermissionError(errno.EACCES, "Permission denied"), False),
         (_caused_by(KeyError("a")), False),
         (_in_a_circle(), False),
+        (_caused_by(_full_database()), True),
+        (sqlite3.OperationalError("no such table: trials"), False),
     ],
 )
 def test_a_full_disk_is_no_end_of_a_trial(error: Exception, expected: bool) -> None:
@@ -83,3 +95,11 @@ def test_a_full_disk_is_no_end_of_a_trial(error: Exception, expected: bool) -> N
             told.result()
         assert Outcome.of(raised.value) == told
         assert raised.value.told().endswith("the same command goes on.")
+
+
+@pytest.mark.parametrize("end", [one for one in End if one is not End.COMPLETE])
+def test_an_end_that_is_known_from_elsewhere_stays_what_it_is(end: End) -> None:
+    """Of another process, or out of a record: without what was raised there."""
+    with pytest.raises(Exception, match="so it was") as raised:
+        Outcome(end, "so it was").result()
+    assert Outcome.of(raised.value).end is end
