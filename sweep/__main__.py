@@ -26,6 +26,7 @@ def main() -> int:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
+        application.check_given_name(sys.argv[1:])
         hydra_main = hydra.main(
             config_path=str(application.config_directory()),
             config_name=application.CONFIG_NAME,

@@ -6,6 +6,7 @@ Imports nothing heavy: `python -m sweep --help` passes through here.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.devices import started_by_torchrun
 from sweep.loading import load_libraries, wants_gpu
+from sweep.overrides import read_overrides
+from sweep.trial.settings import check_study_name
 
 CONFIG_NAME = "config"
 _FIT = "sweep.trial.fit.fit"
@@ -25,6 +28,20 @@ def config_directory() -> Path:
     package = Path(__file__).parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
+
+
+def check_given_name(arguments: Sequence[str]) -> None:
+    """Refuses a study's name before Hydra makes the folder of that name, wherever that may be.
+
+    Args:
+        arguments: Of the command line.
+
+    Raises:
+        ArgumentError: No folder below multirun/ can have it.
+    """
+    for override in read_overrides(arguments):
+        if override.key_or_group == "study" and not override.is_sweep_override():
+            check_study_name(None if override.is_delete() else override.value())
 
 
 class StorageFolder(Callback):

@@ -5,7 +5,6 @@ A mistake of the user's is one message and no traceback; anything else is a bug 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
 import re
@@ -14,11 +13,9 @@ import traceback
 from collections.abc import Sequence
 
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import (
     CompactHydraException,
-    HydraException,
     MissingConfigException,
     OverrideParseException,
 )
@@ -27,6 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from slicewise.errors import SlicewiseError
 from sweep.command_line import help_command, is_own
+from sweep.overrides import read_overrides
 
 MISTAKE = 1
 INTERRUPTED = 130
@@ -183,7 +181,7 @@ def _unknown_key(error: BaseException) -> str | None:
 
 def _of_some_options(text: str, group: str) -> str:
     """How to set a key that only some options of a swept group have."""
-    given = _read(sys.argv[1:])
+    given = read_overrides(sys.argv[1:])
     swept = next((o for o in given if o.key_or_group == group and o.is_sweep_override()), None)
     if swept is None:
         return ""
@@ -259,15 +257,6 @@ def _choose(key: str) -> str:
 
 def _see_all(part: str = "job") -> str:
     return f"See all of them: {help_command()} --cfg {part}"
-
-
-def _read(arguments: Sequence[str]) -> list[Override]:
-    """The overrides among arguments."""
-    read = []
-    for argument in arguments:
-        with contextlib.suppress(HydraException):
-            read.append(OverridesParser.create().parse_override(argument))
-    return read
 
 
 def _did_you_mean(word: str, known: Sequence[str], command: str) -> str:

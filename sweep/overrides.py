@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,6 +23,15 @@ _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS_WITH_A_MEANING = ("null", "true", "false", "nan", "inf")
 # Hydra's word for none of a group's options.
 _NO_OPTION = "[]"
+
+
+def read_overrides(arguments: Sequence[str]) -> list[Override]:
+    """The overrides among arguments; what Hydra's grammar does not take is left to Hydra."""
+    read = []
+    for argument in arguments:
+        with contextlib.suppress(HydraException):
+            read.append(OverridesParser.create().parse_override(argument))
+    return read
 
 
 def element_text(element: Any, is_group: bool = False) -> str:

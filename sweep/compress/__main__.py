@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from slicewise.errors import SlicewiseError
+from sweep.application import check_given_name
 from sweep.command_line import command_of_study, part_of
 from sweep.compress import application
 from sweep.compress.stages import of_library, run_job, run_study
@@ -69,6 +70,7 @@ def compress(arguments: Sequence[str]) -> None:
             "-m: python -m sweep.compress runs its own studies, of one budget\n"
             "Another budget for the same library: python -m sweep.compress study=NAME budget..."
         )
+    check_given_name(arguments)
     from sweep.compress import jobs
 
     first = run_job(jobs.prepare, arguments)

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slicewise.arguments import check_integers
 from slicewise.errors import ArgumentError, SlicewiseError
-from sweep.trial.settings import FitSettings, Node, seeds_of
+from sweep.trial.settings import FitSettings, Node, check_study_name, seeds_of
 
 Section = TypeVar("Section")
 # Types, for people.
@@ -142,7 +142,7 @@ class CompressSettings(FitSettings):
             given = f"[{','.join(map(str, seeds_of(config)))}]"
             raise ArgumentError("objective.seeds", given, "null: candidates are not averaged")
         return {
-            "study": str(config.study),
+            "study": check_study_name(config.study),
             "budget": _budget(config),
             "partition": _partition(config),
             "library": library,

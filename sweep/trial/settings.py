@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.overrides import override_text
 from sweep.trial.metrics import objectives
 
 Node = dict[str, Any]
@@ -303,6 +304,28 @@ def _trainer(node: Node) -> Node:
             "For two devices: trainer=ddp trainer.devices=2",
         )
     return node
+
+
+def check_study_name(name: Any) -> str:
+    """The name of a study, or of a compression, which is also that of its folder.
+
+    Args:
+        name: `study`, as the configuration has it or as it was typed.
+
+    Raises:
+        ArgumentError: No folder below multirun/ can have it.
+    """
+    # The last is that of the teacher's outputs.
+    no_folder = {"", ".", "..", CACHE_FOLDER}
+    is_name = isinstance(name, (str, int, float)) and no_folder.isdisjoint(str(name).split("/"))
+    if not is_name:
+        raise ArgumentError(
+            "study",
+            override_text(name) if isinstance(name, str) else name,
+            f"a name that a folder can have, below multirun/, other than {CACHE_FOLDER}",
+            "Such as study=small",
+        )
+    return str(name)
 
 
 def seeds_of(config: DictConfig) -> tuple[int, ...]:

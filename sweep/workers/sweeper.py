@@ -97,7 +97,7 @@ from sweep.study.warm_start import check_that_it_learns, trials_of
 from sweep.trial.metrics import metric_named
 from sweep.trial.pareto import ParetoPruner
 from sweep.trial.record import RECORD_NAME, record_files
-from sweep.trial.settings import CACHE_FOLDER, seeds_of
+from sweep.trial.settings import check_study_name, seeds_of
 from sweep.view.picture import shown_progress
 from sweep.view.summary import save_results, show_study
 from sweep.view.words import listed
@@ -564,13 +564,7 @@ def _check_name_and_objective(config: DictConfig, space: SearchSpace) -> None:
             described(space.dimensions["seed"].distribution),
             "none with objective.seeds, over which each trial is the mean: one or the other",
         )
-    # The last is that of the teacher's outputs.
-    if not {"", ".", "..", CACHE_FOLDER}.isdisjoint(str(config.study).split("/")):
-        raise ArgumentError(
-            "study",
-            override_text(str(config.study)),
-            f"a name that a folder can have, below multirun/, other than {CACHE_FOLDER}",
-        )
+    check_study_name(config.study)
 
 
 def _check_pruner(

@@ -17,6 +17,7 @@ from transformers import AutoModel, BertModel
 import slicewise
 from slicewise.encoder.sliced import original_encoder
 from slicewise.teacher import load_slice, random_bert
+from sweep.overrides import override_text
 from sweep.watch import main as watch
 from tests.sweep.compress.conftest import HALF, SMALL, TINY, Compress
 
@@ -241,6 +242,29 @@ def test_a_mistake_is_one_message_before_anything_is_measured(
     assert errors[0].startswith(first)
     assert "Traceback" not in said
     assert not list(folder.glob("multirun/c/library/*/trial.json"))
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "null", "../others", "a/../..", ".cache"])
+def test_a_name_that_no_folder_can_have_touches_no_folder(
+    compress: Compress,
+    folder: Path,
+    pretrained: Path,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    teacher = ("teacher=bert_base", f"teacher.pretrained={pretrained}", *SMALL)
+    # Where the vocabulary of such a compression would lie.
+    for place in ("vocabulary", "others/vocabulary"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "words.txt").write_text("mine")
+    (folder / "texts.txt").write_text("\n".join(f"return the value {n}" for n in range(300)))
+    before = sorted(folder.rglob("*"))
+    texts = ("data.files=[texts.txt]", "embeddings.vocabulary=auto")
+    assert compress(HALF, *texts, f"study={name}", small=teacher) == 1
+    said = capfd.readouterr().err
+    assert f"Error: study={name if name == 'null' else override_text(name)}: allowed: a na" in said
+    assert "Traceback" not in said
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_the_least_that_is_possible_is_said(

@@ -149,6 +149,7 @@ SWEEPS = [
     (["hydra.sweep.dir=file/s"], "file/s: allowed: a folder that can be made"),
     (["study=.."], 'study="..": allowed: a name that a folder can have'),
     (["study="], 'study="": allowed: a name that a folder can have'),
+    (["study=null"], "study=null: allowed: a name that a folder can have"),
     (["hydra/sweeper/sampler=[]"], "hydra.sweeper.sampler: missing; choose one of hydra/sweeper/s"),
 ]
 

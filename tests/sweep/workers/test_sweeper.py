@@ -187,6 +187,17 @@ def test_a_study_has_a_folder_of_its_own(
     assert not (folder / "multirun/studies.db").exists()
 
 
+@pytest.mark.parametrize("name", ["..", "", "null", "../a", "/a"])
+def test_a_fit_makes_no_folder_of_a_name_that_none_can_have(
+    sweep: Sweep, folder: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert sweep(f"study={name}") == 1
+    said = capfd.readouterr().err
+    assert "allowed: a name that a folder can have, below multirun/" in said
+    assert "Traceback" not in said
+    assert not list(folder.iterdir())
+
+
 def test_a_study_has_one_name(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     assert sweep("-m", "study=one,two", "student.qkv_layers=0,1") == 1
     assert "study=one,two: allowed: one name" in capfd.readouterr().err
