@@ -75,6 +75,8 @@ def deliver(settings: CompressSettings, plans: Plans, folder: Path, healing: Pat
     log.info("Comparing with the original")
     result = _evaluated(settings, plans, plan, bench, encoder, healed, place, record, made_of)
     log.info("Writing %s", os.path.relpath(folder / MODEL_FOLDER))
+    # Whatever comes in between: a result is of the model that lies beside it.
+    Result.remove(folder)
     export_model(encoder, folder / MODEL_FOLDER, settings.onnx, model_card(result))
     result.write(folder)
     _write_report(folder)

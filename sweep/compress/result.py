@@ -112,6 +112,11 @@ class Result:
         """Writes result.json; it appears whole or not at all."""
         write_atomically(folder / RESULT_NAME, json.dumps(asdict(self), indent=1) + "\n")
 
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Removes result.json, if there is one."""
+        (folder / RESULT_NAME).unlink(missing_ok=True)
+
     @classmethod
     def read(cls, folder: Path) -> Result:
         """Reads a compression's folder.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from transformers import AutoModel, BertModel
 import slicewise
 from slicewise.encoder.sliced import original_encoder
 from slicewise.teacher import load_slice, random_bert
+from sweep.compress.result import Result
 from sweep.overrides import override_text
 from sweep.watch import main as watch
 from tests.sweep.compress.conftest import HALF, SMALL, TINY, Compress
@@ -26,6 +30,12 @@ TEXTS = ["A short text.", "Another one, and it is longer than the first."]
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def _weights(home: Path) -> bytes:
+    """Of the model that was exported."""
+    (path,) = home.glob("model/*.safetensors")
+    return path.read_bytes()
 
 
 def test_from_a_teacher_to_a_smaller_model(
@@ -100,6 +110,25 @@ def test_another_budget_has_the_same_library(compress: Compress, halved: Path) -
     assert second["result"]["flops"] <= 0.3 * second["original"]["flops"]
     assert second["result"]["parameters"] < first["result"]["parameters"]
     assert len(list(home.glob("heal-*"))) == 2
+
+
+def test_a_result_is_of_the_model_that_lies_beside_it(
+    compress: Compress,
+    halved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    weights = _weights(halved)
+    with monkeypatch.context() as patch:
+        # The disk is full just when the model lies there.
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(Result, "write", Mock(side_effect=full))
+        assert compress("budget.parameters=0.3") == 1
+    assert "What was done is kept" in capfd.readouterr().err
+    assert _weights(halved) != weights
+    assert compress(HALF) == 0
+    assert "Exported already" not in "".join(capfd.readouterr())
+    assert _weights(halved) == weights
 
 
 def test_what_comes_after_a_healing_heals_nothing_again(
