@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,6 +28,7 @@ from slicewise.transfer import default_texts
 from sweep.command_line import command_of_study
 from sweep.compress.card import model_card
 from sweep.compress.heal import MODEL_FOLDER
+from sweep.compress.inputs import contents
 from sweep.compress.plans import ChosenPlan, Plans
 from sweep.compress.report import write_report
 from sweep.compress.result import Figures, Result
@@ -253,11 +255,15 @@ def _hardware() -> str:
 
 
 def _name(settings: CompressSettings, plans: Plans, place: Path, record: TrialRecord) -> str:
-    named = {
+    named: dict[str, Any] = {
         "plans": plans.made_of,
         "healed": [str(place.name), record.damage],
         "evaluate": asdict(settings.evaluate),
         "vocabulary": settings.vocabulary,
         "onnx": settings.onnx,
     }
+    paths = (settings.evaluate.pairs, settings.vocabulary_file, *settings.text_files)
+    files = contents(path for path in paths if path is not None)
+    if files:
+        named["files"] = files
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]

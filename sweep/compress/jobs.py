@@ -22,6 +22,7 @@ from sweep.command_line import command_of_study
 from sweep.compress.application import HEALING, LIBRARY
 from sweep.compress.choice import check_least, choose_plans
 from sweep.compress.deliver import deliver
+from sweep.compress.inputs import tell_changed_texts
 from sweep.compress.measure import keep_students
 from sweep.compress.plans import Plans
 from sweep.compress.settings import CompressSettings, check_budget
@@ -90,6 +91,9 @@ def prepare(config: DictConfig) -> First:
     with named_within("heal"):
         TextBatchDataModule(bench.data, settings.heal.groups)
     check_least(settings, bench, _embeddings(settings, bench, _folder()))
+    folder = _folder()
+    with _written(folder):
+        tell_changed_texts(folder, folder / LIBRARY, settings.text_files)
     parameters = sum(map(count_parameters, bench.original.block_list))
     log.info(
         "Original: %d layers of %s parameters in all, from %s",

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slicewise.arguments import check_integers
 from slicewise.errors import ArgumentError, SlicewiseError
+from sweep.compress.inputs import contents
 from sweep.trial.settings import FitSettings, Node, check_study_name, seeds_of
 
 Section = TypeVar("Section")
@@ -28,6 +29,8 @@ _WORDS = {
     "str | None": "the path of a file, or null",
     "list[Any]": "a list",
 }
+# The vocabulary that the data's own texts need.
+AUTO = "auto"
 _BUDGETS = ("parameters", "flops", "latency_ms", "megabytes")
 
 
@@ -167,12 +170,23 @@ class CompressSettings(FitSettings):
         """The first of the layers that are cut into slices, and how many; None: all above it."""
         return int(self.teacher.get("first_layer") or 0), self.teacher.get("num_layers")
 
+    @property
+    def text_files(self) -> tuple[str, ...]:
+        """The files that the data's texts are read from."""
+        files = self.data.node.get("files") or ()
+        return (files,) if isinstance(files, str) else tuple(files)
+
+    @property
+    def vocabulary_file(self) -> str | None:
+        """The file of the texts whose pieces are kept; None where it is no file that says so."""
+        return None if self.vocabulary == AUTO else self.vocabulary
+
     def name_of_healing(self, plans: Sequence[str]) -> str:
         """Names what decides the healing of some plans, in few digits: another study for another.
 
         What may change while a study goes on is left out, as in `sweep.study.identity`.
         """
-        named = {
+        named: dict[str, Any] = {
             "plans": list(plans),
             "heal": asdict(self.heal),
             "library": {k: v for k, v in asdict(self.library).items() if k != "keep"},
@@ -183,6 +197,9 @@ class CompressSettings(FitSettings):
             "teacher": self.teacher,
             "vocabulary": self.vocabulary,
         }
+        files = contents(self.text_files)
+        if files:
+            named["files"] = files
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:6]
 
 

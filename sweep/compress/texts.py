@@ -12,10 +12,9 @@ from slicewise.encoder.sliced import SlicedEncoder
 from slicewise.encoder.vocabulary import reduce_vocabulary
 from slicewise.errors import ArgumentError
 from slicewise.transfer import default_texts
-from sweep.compress.settings import CompressSettings
+from sweep.compress.settings import AUTO, CompressSettings
 from sweep.compress.workbench import Workbench
 
-_AUTO = "auto"
 # Fewer are too few to say anything by.
 _FEWEST = 16
 
@@ -51,13 +50,13 @@ def with_smaller_vocabulary(
     """
     if settings.vocabulary is None:
         return encoder
-    if settings.vocabulary == _AUTO:
+    if settings.vocabulary_file is None:
         source = _source(settings, bench)
         if source is None:
             known = "a file of texts, one a line: data has none to count"
-            raise ArgumentError("embeddings.vocabulary", _AUTO, known)
+            raise ArgumentError("embeddings.vocabulary", AUTO, known)
     else:
-        source = Source(files=(str(settings.vocabulary),))
+        source = Source(files=(str(settings.vocabulary_file),))
     try:
         return reduce_vocabulary(encoder, read_texts(source), folder / "vocabulary")
     except ArgumentError as error:
@@ -78,5 +77,4 @@ def _source(settings: CompressSettings, bench: Workbench) -> Source | None:
     given: dict[str, Any] = {
         name: node[name] for name in Source._fields if node.get(name) is not None
     }
-    files = given.get("files") or ()
-    return Source(**{**given, "files": (files,) if isinstance(files, str) else tuple(files)})
+    return Source(**{**given, "files": settings.text_files})

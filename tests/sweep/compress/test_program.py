@@ -150,6 +150,35 @@ def test_what_comes_after_a_healing_heals_nothing_again(
     assert _json(home / "result.json")["result"]["spearman"] is not None
 
 
+def test_what_changes_in_a_file_is_not_done_already(
+    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts, pairs = folder / "texts.txt", folder / "pairs.csv"
+    texts.write_text("\n".join(f"return the value {number}" for number in range(300)))
+    pairs.write_text("a b,a c,3\nd e,f,1\nd,d e f,2\n")
+    given = (HALF, "data.files=[texts.txt]", "evaluate.pairs=pairs.csv", "heal.steps=1")
+    assert compress(*given) == 0
+    home = folder / "multirun/c"
+    first = _json(home / "result.json")
+    (healed,) = home.glob("heal-*")
+
+    pairs.write_text("a b,a c,1\nd e,f,3\nd,d e f,2\n")
+    capfd.readouterr()
+    assert compress(*given) == 0
+    assert "Exported already" not in "".join(capfd.readouterr())
+    second = _json(home / "result.json")
+    assert first["original"]["spearman"] == -second["original"]["spearman"]
+    assert list(home.glob("heal-*")) == [healed]
+
+    texts.write_text("\n".join(f"return another value, {number}" for number in range(300)))
+    assert compress(*given) == 0
+    said = "".join(capfd.readouterr())
+    assert "texts.txt: changed since the library was measured" in said
+    assert len(list(home.glob("heal-*"))) == 2
+    assert compress(*given) == 0
+    assert "Exported already" in "".join(capfd.readouterr())
+
+
 def test_keeping_everything_is_the_original(
     compress: Compress, folder: Path, pretrained: Path
 ) -> None:
