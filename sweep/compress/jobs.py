@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from slicewise.cost import count_parameters
 from slicewise.encoder.evaluation import read_pairs
-from slicewise.encoder.healing import TextBatchDataModule
+from slicewise.encoder.healing import TextBatchDataModule, check_weights
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.command_line import command_of_study
 from sweep.compress.application import HEALING, LIBRARY
@@ -74,6 +74,7 @@ def prepare(config: DictConfig) -> First:
     """
     settings = CompressSettings.of(config)
     check_budget(settings)
+    _check_no_trial(config)
     if settings.evaluate.pairs is not None:
         with named_within("evaluate"):
             read_pairs(settings.evaluate.pairs)
@@ -89,6 +90,7 @@ def prepare(config: DictConfig) -> First:
     check_loggers(settings)
     rehearse_fit(settings, bench.original.blocks, bench.data)
     with named_within("heal"):
+        check_weights(settings.heal.hidden_weight, settings.heal.cosine_weight)
         TextBatchDataModule(bench.data, settings.heal.groups)
     check_least(settings, bench, _embeddings(settings, bench, _folder()))
     folder = _folder()
@@ -107,6 +109,15 @@ def prepare(config: DictConfig) -> First:
     codes = bench.codes
     close_workbench()
     return First(settings.study, codes, bool(steps), batches)
+
+
+def _check_no_trial(config: DictConfig) -> None:
+    """Refuses what names one trial of the whole, which the program sets itself."""
+    for key in ("candidate", "plan"):
+        if config.get(key) is not None:
+            allowed = "null: all that there are, one after the other"
+            again = "One of them again: python -m sweep.rerun multirun/NAME/library/0"
+            raise ArgumentError(key, config[key], allowed, again)
 
 
 def choose(config: DictConfig) -> Healing:

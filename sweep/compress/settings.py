@@ -103,6 +103,28 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class EmbeddingsSettings:
+    """What becomes of the embeddings: `embeddings`.
+
+    Attributes:
+        vocabulary: Whose pieces are kept: `auto`, or a file of texts; None: all.
+    """
+
+    vocabulary: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is written: `export`.
+
+    Attributes:
+        onnx: Whether ONNX files are exported too.
+    """
+
+    onnx: bool = False
+
+
+@dataclass(frozen=True)
 class CompressSettings(FitSettings):
     """All settings of a compression, and of a trial of its studies.
 
@@ -152,8 +174,8 @@ class CompressSettings(FitSettings):
             "choose": choose,
             "heal": heal,
             "evaluate": evaluate,
-            "vocabulary": OmegaConf.select(config, "embeddings.vocabulary"),
-            "onnx": _flag(config, "export.onnx"),
+            "vocabulary": _section(config, "embeddings", EmbeddingsSettings).vocabulary,
+            "onnx": _section(config, "export", ExportSettings).onnx,
         }
 
     @classmethod
@@ -212,12 +234,15 @@ def _section(config: DictConfig, key: str, kind: type[Section]) -> Section:
     for name, value in ((str(name), value) for name, value in node.items()):
         if f"{key}.{name}" not in allowed.split(", "):
             raise ArgumentError(f"{key}.{name}", value, allowed)
+        expected = next(str(e.type) for e in fields(kind) if e.name == name)  # type: ignore[arg-type]
+        mistake = ArgumentError(f"{key}.{name}", value, _WORDS.get(expected, expected))
         try:
             OmegaConf.merge(OmegaConf.structured(kind), {name: value})
         except OmegaConfBaseException as error:
-            expected = next(e.type for e in fields(kind) if e.name == name)  # type: ignore[arg-type]
-            allowed = _WORDS.get(str(expected), str(expected))
-            raise ArgumentError(f"{key}.{name}", value, allowed) from error
+            raise mistake from error
+        # OmegaConf takes words such as off, which would count as true.
+        if expected == "bool" and not isinstance(value, bool):
+            raise mistake
     return kind(**_plain(node))
 
 
@@ -228,10 +253,15 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 
 def _budget(config: DictConfig) -> dict[str, float]:
-    given = {key: value for key, value in _plain(config.budget).items() if value is not None}
+    node = config.get("budget")
+    known = ", ".join(f"budget.{name}" for name in _BUDGETS)
+    if not isinstance(node, DictConfig):
+        share = node if isinstance(node, float) else 0.33
+        example = f"python -m sweep.compress budget.parameters={share}"
+        raise ArgumentError("budget", node, known, f"Of the layers' parameters: {example}")
+    given = {key: value for key, value in _plain(node).items() if value is not None}
     for resource, bound in given.items():
         if resource not in _BUDGETS:
-            known = ", ".join(f"budget.{name}" for name in _BUDGETS)
             raise ArgumentError(f"budget.{resource}", bound, known)
         if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not bound > 0:
             allowed = "a positive number, or a share below 1 of what the original takes"
@@ -247,13 +277,6 @@ def _partition(config: DictConfig) -> int | list[int]:
         allowed = "layers a slice: a number, or a list of one number for each slice"
         raise ArgumentError("partition", plain, allowed)
     return plain  # type: ignore[return-value]
-
-
-def _flag(config: DictConfig, key: str) -> bool:
-    value = OmegaConf.select(config, key)
-    if not isinstance(value, bool):
-        raise ArgumentError(key, value, "true or false")
-    return value
 
 
 def _at_least(least: int, section: str, **values: int) -> None:

@@ -195,6 +195,29 @@ class OriginalSide:
         ]
 
 
+def check_weights(hidden_weight: float, cosine_weight: float) -> None:
+    """Refuses weights of the loss that nothing could be learned by.
+
+    Args:
+        hidden_weight, cosine_weight: As of `Healer`.
+
+    Raises:
+        ArgumentError: A weight is negative, or both are zero.
+
+    Example:
+        >>> try:
+        ...     check_weights(0, 0)
+        ... except ArgumentError as error:
+        ...     print(error)
+        cosine_weight=0: allowed: a positive number, as hidden_weight is 0
+    """
+    for name, weight in (("hidden_weight", hidden_weight), ("cosine_weight", cosine_weight)):
+        if not weight >= 0:
+            raise ArgumentError(name, weight, "a number of at least 0")
+    if not hidden_weight and not cosine_weight:
+        raise ArgumentError("cosine_weight", 0, "a positive number, as hidden_weight is 0")
+
+
 class Healer(LightningModule):
     """Trains an encoder's blocks to return what the original returns, on text.
 
@@ -227,11 +250,7 @@ class Healer(LightningModule):
         targets: OriginalSide | None = None,
     ) -> None:
         super().__init__()
-        for name, weight in (("hidden_weight", hidden_weight), ("cosine_weight", cosine_weight)):
-            if not weight >= 0:
-                raise ArgumentError(name, weight, "a number of at least 0")
-        if not hidden_weight and not cosine_weight:
-            raise ArgumentError("cosine_weight", 0, "a positive number, as hidden_weight is 0")
+        check_weights(hidden_weight, cosine_weight)
         # In a tuple, where nn.Module does not look for submodules.
         self._outside = (original,)
         self.encoder = encoder
