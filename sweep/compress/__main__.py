@@ -11,14 +11,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from slicewise.errors import SlicewiseError
+from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.application import check_given_name
 from sweep.command_line import command_of_study, part_of
 from sweep.compress import application
 from sweep.compress.stages import of_library, run_job, run_study
 from sweep.console import Interrupted, exit_code_of
 from sweep.devices import started_by_torchrun
-from sweep.overrides import override_text
+from sweep.overrides import override_text, read_overrides
 from sweep.passwords import take_passwords
 from sweep.resolvers import register_resolvers
 from sweep.streams import settle_streams
@@ -26,6 +26,7 @@ from sweep.streams import settle_streams
 # Hydra's options that say where configurations lie; all others show something, and run nothing.
 _PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 _MULTIRUN = ("-m", "--multirun")
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
 # Kernels of the shapes that came last that torch's CPU libraries keep, instead of a thousand each:
@@ -71,6 +72,7 @@ def compress(arguments: Sequence[str]) -> None:
             "Another budget for the same library: python -m sweep.compress study=NAME budget..."
         )
     check_given_name(arguments)
+    _check_folders(arguments)
     from sweep.compress import jobs
 
     first = run_job(jobs.prepare, arguments)
@@ -94,6 +96,17 @@ def compress(arguments: Sequence[str]) -> None:
 def _shows_something(arguments: Sequence[str]) -> bool:
     options = [a.partition("=")[0] for a in arguments if a.startswith("-") and len(a) > 1]
     return any(option not in (*_PLACES, *_MULTIRUN) for option in options)
+
+
+def _check_folders(arguments: Sequence[str]) -> None:
+    """Refuses folders of Hydra's: each stage looks for what the one before has left."""
+    for override in read_overrides(arguments):
+        if override.key_or_group in _FOLDERS:
+            folder = str(override.input_line).partition("=")[2]
+            allowed = "multirun/NAME, which study=NAME chooses: stages look there for each other"
+            raise ArgumentError(
+                override.key_or_group, folder, allowed, "python -m sweep.compress study=NAME ..."
+            )
 
 
 def _without_study(arguments: Sequence[str]) -> list[str]:

@@ -287,6 +287,8 @@ def test_a_vocabulary_of_the_texts(compress: Compress, folder: Path, pretrained:
         ([HALF, "evaluate.retrieval=off"], "Error: evaluate.retrieval=off: allowed: true or fa"),
         ([HALF, "candidate=drop0"], "Error: candidate=drop0: allowed: null"),
         ([HALF, "plan=drop0"], "Error: plan=drop0: allowed: null"),
+        ([HALF, "hydra.run.dir=else"], "Error: hydra.run.dir=else: allowed: multirun/NAME"),
+        ([HALF, "++hydra.sweep.dir=else"], "Error: hydra.sweep.dir=else: allowed: multirun/NAME"),
         (["budget.parameters=0.3", "data=noise"], "Error: data=NoiseDataModule: allowed: data=te"),
         (["budget.parameters=0.3", "data.files=[no.txt]"], "Error: data.files=no.txt"),
         (["budget.parameters=0.3", "evaluate.pairs=no.csv"], "Error: evaluate.pairs=no.csv: allo"),
