@@ -6,6 +6,7 @@ A mistake of the user's is one message and no traceback; anything else is a bug 
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import re
 import sys
@@ -34,6 +35,10 @@ _NO_KEY = re.compile(r"Key '.*' (is not in struct|not in '\w+')")
 _LEXER = "LexerNoViableAltException: "
 # Optuna's, by its name: nothing here waits for optuna to be loaded.
 _STORAGE_ERROR = "StorageInternalError"
+# What a disk says that is full, or that may only be read.
+_TAKES_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# logging's words where the file of a log cannot be opened.
+_NO_LOG = "Unable to configure handler"
 # Hydra's modules that read flags, make folders, and choose options of groups.
 _HYDRAS_FLAGS = "hydra._internal.utils"
 _HYDRAS_FOLDERS = "hydra.core.utils"
@@ -71,6 +76,9 @@ def message_of(error: BaseException) -> str | None:
     """The message of a user's mistake, or None where the error is a bug."""
     if isinstance(error, SlicewiseError):
         return str(error)
+    refused = _refused_by_disk(error)
+    if refused is not None:
+        return _unwritable(refused)
     if isinstance(error, CompactHydraException) and isinstance(error.__cause__, SlicewiseError):
         return str(error)
     if isinstance(error, OverrideParseException):
@@ -103,6 +111,22 @@ def warn_of(log: logging.Logger, what: str, error: Exception) -> None:
         log.warning(what, exc_info=error)
     else:
         log.warning("%s: %s", what, reason.partition("\n")[0])
+
+
+def _refused_by_disk(error: BaseException) -> OSError | None:
+    """What a disk has said that takes nothing, or the file of a log; None where it is another."""
+    if isinstance(error, OSError) and error.errno in _TAKES_NOTHING:
+        return error
+    is_log = isinstance(error, ValueError) and str(error).startswith(_NO_LOG)
+    return error.__cause__ if is_log and isinstance(error.__cause__, OSError) else None
+
+
+def _unwritable(error: OSError) -> str:
+    place = "a file" if error.filename is None else error.filename
+    return (
+        f"{place} cannot be written to: {error.strerror}\n"
+        "What was done is kept: the same command goes on."
+    )
 
 
 def _no_storage(cause: BaseException) -> str:

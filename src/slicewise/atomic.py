@@ -55,9 +55,12 @@ def write_atomically(
         if sync:
             _sync(unfinished)
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A disk that is full while a file is written does not say which.
+            error.filename = str(path)
         raise
     if sync:
         _sync(path.parent)

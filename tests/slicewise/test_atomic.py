@@ -164,6 +164,12 @@ def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
+def test_a_full_disk_says_which_file(file: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomically(file, lambda _: Path("/dev/full").write_text("more"))
+    assert caught.value.filename == str(file)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_atomically(tmp_path / "nowhere" / "file", "new")

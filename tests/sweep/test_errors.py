@@ -156,6 +156,25 @@ def test_a_database_that_takes_nothing_is_one_message(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.yaml"), "Error: a.yaml cannot be wri"),
+        (OSError(errno.ENOSPC, "No space left on device"), "Error: a file cannot be written to: "),
+        (OSError(errno.EROFS, "Read-only file system", "a/0"), "Error: a/0 cannot be written to:"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a"), "Traceback"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_one_message(
+    error: OSError, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        raise error
+    assert exit_code_of(caught.value) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+
+
 def _refused_by_the_disk() -> StorageInternalError:
     error = StorageInternalError("An exception is raised during the commit.")
     error.__cause__ = OSError("disk is full")

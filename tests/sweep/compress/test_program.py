@@ -341,6 +341,16 @@ def test_a_name_that_no_folder_can_have_touches_no_folder(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_folder_that_takes_no_log_is_one_message(
+    compress: Compress, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "multirun/c/compress.log").mkdir(parents=True)
+    assert compress(HALF) == 1
+    said = capfd.readouterr().err
+    assert "multirun/c/compress.log cannot be written to: Is a directory\n" in said
+    assert "Traceback" not in said
+
+
 def test_the_least_that_is_possible_is_said(
     compress: Compress, capfd: pytest.CaptureFixture[str]
 ) -> None:
