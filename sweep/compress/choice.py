@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from slicewise.encoder.candidates import num_parameters, plain_neurons
+from slicewise.encoder.candidates import num_flops, num_parameters, plain_neurons
 from slicewise.encoder.plan import Candidate, Plan, absolute_budget, choose, curve
 from slicewise.encoder.sliced import Block, assemble, teacher_slice
 from slicewise.errors import ArgumentError, SlicewiseError
@@ -69,7 +69,7 @@ def choose_plans(settings: CompressSettings, folder: Path, embeddings: float) ->
 
 
 def check_least(settings: CompressSettings, bench: Workbench, embeddings: float) -> None:
-    """Refuses a budget of parameters or megabytes that no plan can meet, before any is measured.
+    """Refuses a budget that no plan can meet, before any is measured; latency is not known then.
 
     Raises:
         ArgumentError: Says the least that is possible.
@@ -79,7 +79,10 @@ def check_least(settings: CompressSettings, bench: Workbench, embeddings: float)
         candidates = []
         for proposal in slice_.values():
             parameters = num_parameters(bench.original, proposal)
-            costs = {"parameters": parameters, _MEGABYTES: parameters * 4 / 1e6}
+            costs = {"parameters": float(parameters), _MEGABYTES: parameters * 4 / 1e6}
+            if "flops" in settings.budget:
+                length = settings.data.seq_length
+                costs["flops"] = float(num_flops(bench.original, proposal, length))
             neurons = plain_neurons(bench.original, proposal)
             candidates.append(Candidate(proposal.span, proposal.code, 0.0, costs, neurons))
         library.append(candidates)

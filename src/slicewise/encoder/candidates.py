@@ -356,8 +356,26 @@ def num_parameters(original: SlicedEncoder, proposal: Proposal) -> int:
     Raises:
         ArgumentError: The family cannot be built so.
     """
+    return count_parameters(_on_meta(original, proposal))
+
+
+def num_flops(original: SlicedEncoder, proposal: Proposal, seq_length: int) -> int:
+    """Of a candidate and one text, as `Scales` measures them; it is not built for it.
+
+    Args:
+        original, proposal: As `num_parameters` takes them.
+        seq_length: T.
+
+    Raises:
+        ArgumentError: The family cannot be built so.
+    """
+    return count_flops(_on_meta(original, proposal), 1, seq_length, original.hidden_size)
+
+
+def _on_meta(original: SlicedEncoder, proposal: Proposal) -> Student:
+    """A candidate without weights: its shapes alone."""
     with torch.device("meta"):
-        return count_parameters(_new_student(teacher_slice(original, proposal.span), proposal))
+        return _new_student(teacher_slice(original, proposal.span), proposal)
 
 
 def _new_student(teacher: TeacherSlice, proposal: Proposal) -> Student:

@@ -361,6 +361,18 @@ def test_the_least_that_is_possible_is_said(
     assert f"allowed: at least {least:,}, the least that any plan takes" in said
 
 
+def test_flops_are_counted_before_anything_is_measured(
+    compress: Compress, halved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = [_json(path) for path in halved.glob("library/*/trial.json")]
+    # One layer of one head and 16 neurons, as it was measured; the others are dropped.
+    least = min(record["student_flops"] for record in records if record["student_flops"])
+    assert compress("budget.flops=1000", "study=new") == 1
+    said = capfd.readouterr().err
+    assert f"budget.flops=1,000: allowed: at least {least:,}, the least that any plan" in said
+    assert not (halved.parent / "new/library").exists()
+
+
 def test_a_library_of_another_teacher_is_refused(
     compress: Compress, halved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
