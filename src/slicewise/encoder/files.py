@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +41,8 @@ _PARTS = ("config.json", "model.safetensors", "pytorch_model.bin")
 def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder to write into that takes its place when all is written, and not before.
 
-    Where writing fails the old folder stays, and nothing is left beside it.
+    Where writing fails the old folder stays, and nothing is left beside it. What a process that was
+    killed has left there, the next one removes.
 
     Args:
         path: The place; what is there is replaced.
@@ -59,13 +62,49 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     replaced = path.with_name(f".{path.name}.{token}.old")
     unfinished.mkdir(parents=True)
     try:
-        yield unfinished
-        if path.exists():
-            path.rename(replaced)
-        unfinished.rename(path)
+        with _locked(unfinished):
+            _remove_left(path, ".part")
+            yield unfinished
+            if path.exists():
+                path.rename(replaced)
+            unfinished.rename(path)
+        # Not before: of a writer that was killed between two names, it is all that there is.
+        _remove_left(path, ".old")
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove_left(path: Path, ending: str) -> None:
+    """Removes what processes that are dead have left beside a folder, and nobody else's."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(ending)}")
+    for left in path.parent.iterdir():
+        if name.fullmatch(left.name):
+            # Another process may remove it too.
+            with contextlib.suppress(OSError), _locked(left) as is_ours:
+                if is_ours:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Locks a folder, until this process dies at the latest; says whether it could be."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        # Another has it; or there are no locks here, and nobody knows who is dead.
+        return False
+    return True
 
 
 def copy_files(source: str | Path, folder: Path, pooling: Pooling) -> None:

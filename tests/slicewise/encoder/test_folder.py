@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,6 +326,44 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "new").touch()
     assert [p.name for p in path.iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+_BEGINS = """
+import sys, time
+from slicewise.encoder.files import new_folder
+
+with new_folder(sys.argv[1]) as folder:
+    (folder / "weights").touch()
+    print(folder.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def _begun(path: Path) -> tuple[subprocess.Popen[str], str]:
+    """A process that is writing a folder, and what that is called meanwhile."""
+    command = [sys.executable, "-c", _BEGINS, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    (tmp_path / ".model.0123abcd.old").mkdir()
+    kept = [".model.mine.part", ".model2.0123abcd.part", "model.0123abcd.part"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    (killed, left), (living, writing) = _begun(path), _begun(path)
+    try:
+        killed.kill()
+        killed.wait()
+        assert (tmp_path / left / "weights").exists()
+        with new_folder(path) as folder:
+            (folder / "new").touch()
+        assert {p.name for p in tmp_path.iterdir()} == {*kept, writing, "model"}
+    finally:
+        living.kill()
+        living.wait()
 
 
 @pytest.mark.parametrize(
