@@ -188,7 +188,7 @@ def show(result: Result, folder: Path) -> None:
         ("parameters in layers", ",", before.parameters, after.parameters),
         ("FLOPs of a text", ",", before.flops, after.flops),
         ("ms of a text, layers", ".3g", before.latency_ms, after.latency_ms),
-        ("megabytes on disk", ".1f", before.megabytes, after.megabytes),
+        ("megabytes of weights", ".1f", before.megabytes, after.megabytes),
         ("texts a second", ",.0f", before.texts_per_second, after.texts_per_second),
     ):
         table.add_row(name, format(one, format_), format(other, format_), _share(one, other))
@@ -214,7 +214,10 @@ def show(result: Result, folder: Path) -> None:
     if result.is_plain:
         use = f"SentenceTransformer('{path}')"
     elif result.has_onnx:
-        use = f"SentenceTransformer('{path}', backend='onnx'); with slicewise also without onnx"
+        use = (
+            f"SentenceTransformer('{path}', backend='onnx'), by sentence-transformers[onnx] in an "
+            "environment of its own; with slicewise also without onnx"
+        )
     else:
         use = f"import slicewise; SentenceTransformer('{path}')"
     console.print(f"Model:      {path}", soft_wrap=True, markup=False)

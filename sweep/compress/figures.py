@@ -31,7 +31,7 @@ RESOURCES = {
     "parameters": ("parameters in layers", ",.0f"),
     "flops": ("FLOPs of a text, in layers", ".3g"),
     "latency_ms": ("milliseconds of a text, in layers", ".3g"),
-    "megabytes": ("megabytes on disk", ",.1f"),
+    "megabytes": ("megabytes of weights", ",.1f"),
 }
 DAMAGE = "damage (1 - cosine)"
 # Of a healed plan, with the dash that tells it apart where colours do not.

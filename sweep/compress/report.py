@@ -131,7 +131,7 @@ def _tiles(result: Result) -> list[Tile]:
     if result.overlap is not None:
         label = "of the original's ten nearest texts are among its ten"
         tiles.append(Tile(label, _number(result.overlap, ".1%"), True))
-    tiles.append(Tile("megabytes on disk", _number(after.megabytes, ",.1f")))
+    tiles.append(Tile("megabytes of weights", _number(after.megabytes, ",.1f")))
     return tiles
 
 
@@ -155,7 +155,7 @@ def _sides(result: Result) -> Table:
         ("parameters in layers", one.parameters, other.parameters, ",.0f"),
         ("FLOPs of a text, in layers", one.flops, other.flops, ",.0f"),
         ("milliseconds of a text, in layers", one.latency_ms, other.latency_ms, ".3g"),
-        ("megabytes on disk", one.megabytes, other.megabytes, ",.2f"),
+        ("megabytes of weights", one.megabytes, other.megabytes, ",.2f"),
         ("texts a second", one.texts_per_second, other.texts_per_second, ",.1f"),
         ("Spearman on labelled pairs", one.spearman, other.spearman, ".4f"),
         (f"cosine, {result.held_out[0]:,} held-out texts", 1.0, result.cosine, ".4f"),

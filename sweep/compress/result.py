@@ -21,7 +21,7 @@ class Figures:
         parameters: Of its layers.
         flops: Of its layers, for one text of `data.seq_length` tokens.
         latency_ms: Of its layers, for one such text.
-        megabytes: Of the whole model on disk.
+        megabytes: Of all weights of the model, four bytes each.
         texts_per_second: From text to embedding, taking turns with the other model.
         spearman: Rank correlation of the pairs' cosines with their scores; None: no pairs.
     """

@@ -96,7 +96,7 @@ class Workbench:
 
     @property
     def embedding_megabytes(self) -> float:
-        """What of the original no slice holds, as it lies on disk."""
+        """What of the original no slice holds, its weights at four bytes each."""
         return count_parameters(self.original.embeddings) * 4 / 1e6
 
     def _observed(self, split: Split, texts: int) -> Observations:
