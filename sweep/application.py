@@ -14,9 +14,11 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
+from slicewise.errors import SlicewiseError
 from sweep.devices import started_by_torchrun
 from sweep.loading import load_libraries, wants_gpu
 from sweep.overrides import read_overrides
+from sweep.passwords import leave_out_password, take_password_of
 from sweep.trial.settings import check_study_name
 
 CONFIG_NAME = "config"
@@ -45,9 +47,18 @@ def check_given_name(arguments: Sequence[str]) -> None:
 
 
 class StorageFolder(Callback):
-    """Makes the folder of a SQLite storage, which the official sweeper expects to be there."""
+    """Makes the folder of a SQLite storage, which the official sweeper expects to be there.
+
+    And takes the password of another, before anything is saved.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        leave_out_password(config.hydra)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # What is no text, or cannot be handed on, our sweeper refuses.
+        with contextlib.suppress(SlicewiseError, TypeError):
+            take_password_of(config)
         url = str(OmegaConf.select(config, "hydra.sweeper.storage") or "")
         if url.startswith("sqlite:///"):
             # Where it cannot be made, opening the storage will say so.

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
 from slicewise.errors import ArgumentError
+from sweep.overrides import override_text
 
 _STORAGE = "hydra.sweeper.storage"
 # A password ends at the last @ before the query, whatever else stands in it uncoded.
@@ -71,6 +75,40 @@ def take_passwords(arguments: list[str]) -> list[str]:
             cannot be handed on.
     """
     return [_taken(argument) for argument in arguments]
+
+
+def take_password_of(config: DictConfig) -> None:
+    """Takes the password of a sweep's storage, out of all that its jobs save of Hydra's part.
+
+    Args:
+        config: Hydra's own part included, whose storage is null, or a text.
+
+    Raises:
+        ArgumentError: It is one that cannot be handed on.
+    """
+    storage = OmegaConf.select(config, _STORAGE)
+    url = storage if storage is None else take_password(storage)
+    if url == storage:
+        return
+    given: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    # Where the URL is from a file, or the environment, jobs would find it there again.
+    last = f"{_STORAGE}={override_text(url)}"
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweeper.storage = url
+        config.hydra.overrides.hydra = [*take_passwords(given), last]
+
+
+def leave_out_password(hydra: DictConfig) -> None:
+    """Has a single job save Hydra's part without the password of a storage that it does not open.
+
+    Args:
+        hydra: That part. What it takes from the environment is saved as that, and stays.
+    """
+    sweeper: Any = OmegaConf.to_container(hydra.sweeper, resolve=False)
+    storage = sweeper.get("storage")
+    if isinstance(storage, str) and without_password(storage) != storage:
+        with read_write(hydra):
+            hydra.sweeper.storage = without_password(storage)
 
 
 def _taken(argument: str) -> str:

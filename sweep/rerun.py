@@ -31,6 +31,7 @@ from sweep import application
 from sweep.compress import application as compress
 from sweep.console import Interrupted, exit_code_of
 from sweep.overrides import override_text
+from sweep.passwords import leave_out_password
 from sweep.resolvers import register_resolvers
 from sweep.signals import stop_on_signals
 from sweep.streams import settle_streams
@@ -259,6 +260,7 @@ def _run(trial: Path, target: Path, original: TrialRecord) -> TrialRecord:
         )
         with open_dict(config):
             config.hydra.runtime.output_dir = str(target.absolute())
+            leave_out_password(config.hydra)
             hydra = config.pop("hydra")
         try:
             merged = OmegaConf.merge(config, saved)

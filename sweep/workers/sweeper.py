@@ -25,7 +25,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
@@ -37,7 +37,7 @@ from sweep.command_line import STUDY_NAME, command_of_study, speak_for, study_ov
 from sweep.console import Interrupted, warn_of
 from sweep.devices import cpu_count, started_by_torchrun, visible_gpus
 from sweep.overrides import override_text
-from sweep.passwords import take_password, take_passwords
+from sweep.passwords import take_password_of
 from sweep.ranks.placement import Placement
 from sweep.report import load_drawing, write_report
 from sweep.study.attributes import FINISHED, REASON
@@ -415,20 +415,12 @@ def _launch(
 
 def _without_secrets(config: DictConfig, storage: str | None) -> str | None:
     """The URL without its password, here and in what every job saves of Hydra's configuration."""
-    if storage is None:
-        return None
-    if not isinstance(storage, str):
+    if storage is not None and not isinstance(storage, str):
         allowed = "sqlite:///PATH, journal:///PATH, postgresql+psycopg://USER@HOST/DATABASE, or grpc://HOST:PORT"
         raise ArgumentError("hydra.sweeper.storage", storage, allowed)
-    url = take_password(storage)
-    if url != storage:
-        given: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
-        # Where the URL is from a file, or the environment, jobs would find it there again.
-        last = f"hydra.sweeper.storage={override_text(url)}"
-        with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.sweeper.storage = url
-            config.hydra.overrides.hydra = [*take_passwords(given), last]
-    return url
+    take_password_of(config)
+    without: str | None = config.hydra.sweeper.storage
+    return without
 
 
 def _write_report(study: optuna.Study, directory: Path, storage: str) -> None:

@@ -55,6 +55,20 @@ def sweep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
 
 
 @pytest.fixture
+def with_storage(folder: Path) -> Callable[[str], tuple[str, ...]]:
+    """Arguments that choose an experiment of the user's own, whose file names a storage."""
+
+    def choose(url: str) -> tuple[str, ...]:
+        file = folder / "mine" / "experiment" / "mine.yaml"
+        file.parent.mkdir(parents=True)
+        storage = f"hydra:\n  sweeper:\n    storage: {url}\n"
+        file.write_text(f"# @package _global_\ndefaults: [tiny]\n{storage}")
+        return "--config-dir", str(folder / "mine"), "experiment=mine"
+
+    return choose
+
+
+@pytest.fixture
 def record(folder: Path) -> Callable[[str], dict[str, Any]]:
     """Reads `multirun/<place>/trial.json`."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slicewise.errors import ArgumentError
+from sweep import rerun
 from sweep.passwords import take_password, take_passwords, without_password
+from tests.sweep.conftest import Sweep
 
 HOST = "postgresql+psycopg://u{}@h:5432/db"
 
@@ -117,3 +121,37 @@ def test_of_a_command_line_only_the_storage_is_changed() -> None:
         *arguments[:2],
         "hydra.sweeper.storage='postgresql://u@h/db'",
     ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:s3cret@127.0.0.1:1/db",
+        "postgresql://u:s3cret@${oc.env:NO_SUCH_HOST}/db",
+        "mysql://u@h/db?password=s3cret",
+    ],
+)
+def test_a_single_fit_and_its_repetition_do_not_save_one_of_a_file(
+    sweep: Sweep, folder: Path, with_storage: Callable[[str], tuple[str, ...]], url: str
+) -> None:
+    """No storage is opened, but all of Hydra's configuration is saved."""
+    assert sweep("study=a", *with_storage(url)) == 0
+    assert rerun.main(["multirun/a/0"]) == 0
+    assert (folder / "multirun/a/0/rerun-1/.hydra/hydra.yaml").is_file()
+    assert not holding(folder / "multirun", "s3cret")
+
+
+@pytest.mark.parametrize("sweeper", ["optuna_workers", "optuna"])
+def test_nor_does_a_sweep_by_either_sweeper(
+    sweep: Sweep, folder: Path, with_storage: Callable[[str], tuple[str, ...]], sweeper: str
+) -> None:
+    mine = with_storage("postgresql://u:s3cret@127.0.0.1:1/db")
+    assert sweep("-m", "study=a", f"hydra/sweeper={sweeper}", "seed=1,2", *mine) == 1
+    assert os.environ["PGPASSWORD"] == "s3cret"
+    assert not holding(folder / "multirun", "s3cret")
+
+
+def holding(folder: Path, secret: str) -> list[Path]:
+    """The files below a folder that have a text in them."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if secret.encode() in path.read_bytes()]

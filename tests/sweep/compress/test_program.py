@@ -24,6 +24,7 @@ from sweep.compress.result import Result
 from sweep.overrides import override_text
 from sweep.watch import main as watch
 from tests.sweep.compress.conftest import HALF, SMALL, TINY, Compress
+from tests.sweep.test_passwords import holding
 
 TEXTS = ["A short text.", "Another one, and it is longer than the first."]
 
@@ -425,3 +426,18 @@ def test_help_and_configuration_are_shown_and_nothing_runs(
     assert shown.returncode == 0
     assert "partition: 1" in shown.stdout
     assert not (folder / "multirun").exists()
+
+
+def test_no_job_saves_the_password_of_a_storage_that_a_file_names(
+    compress: Compress, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "before")
+    (folder / "mine").mkdir()
+    url = "postgresql://u:s3cret@127.0.0.1:1/db"
+    own = f"defaults: [compress, _self_]\nhydra:\n  sweeper:\n    storage: {url}\n"
+    (folder / "mine" / "mine.yaml").write_text(own)
+    mine = ("--config-dir", str(folder / "mine"), "--config-name", "mine")
+    # Only its studies, after the first job, ask for the storage, which is not there.
+    assert compress(HALF, *mine) == 1
+    assert (folder / "multirun/c/.hydra/hydra.yaml").is_file()
+    assert not holding(folder / "multirun", "s3cret")

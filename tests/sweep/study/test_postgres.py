@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ import sqlalchemy
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from sweep import rerun
 from sweep.study.shared import quiet_optuna
 from sweep.study.storage import _server_lock, open_storage
 from tests.sweep.conftest import Sweep
-from tests.sweep.postgres import Server, find_binaries, free_port, running_server
+from tests.sweep.postgres import PASSWORD, Server, find_binaries, free_port, running_server
 from tests.sweep.study.test_acknowledgements import check_at_every_write
 from tests.sweep.study.test_shared import _die_holding_the_lock, _hammer, run_all, shared
+from tests.sweep.test_passwords import holding
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
@@ -108,6 +110,18 @@ def test_a_sweep_with_two_workers(folder: Path, url: str) -> None:
     assert len(list(folder.glob("multirun/a/[0-3]/trial.json"))) == 4
     assert len(list(folder.glob("multirun/a/workers/[01]/sweep.log"))) == 2
     assert not (folder / "multirun/studies.db").exists()
+
+
+def test_a_password_in_a_file_opens_the_storage_and_is_saved_nowhere(
+    folder: Path, url: str, with_storage: Callable[[str], tuple[str, ...]]
+) -> None:
+    arguments = (*with_storage(url), "study=a", "student.qkv_layers=0,1", "hydra.sweeper.n_jobs=2")
+    with sweeping(folder, *arguments) as process:
+        said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    assert states(url) == [TrialState.COMPLETE] * 2
+    assert rerun.main(["multirun/a/1"]) == 0
+    assert not holding(folder / "multirun", PASSWORD)
 
 
 def test_two_sweeps_on_machines_without_a_common_folder_share_the_budget(
