@@ -19,10 +19,16 @@ from rich.table import Table
 from slicewise.errors import SlicewiseError
 from sweep.console import exit_code_of
 from sweep.passwords import without_password
-from sweep.study.attributes import FINISHED, STOPPED
+from sweep.study.attributes import FINISHED
 from sweep.study.copying import copy_study
 from sweep.study.places import study_folder
-from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan, write_plan
+from sweep.study.plan import (
+    DEFAULT_STORAGE,
+    find_study,
+    read_plan,
+    reason_stopped,
+    write_plan,
+)
 from sweep.study.presence import seems_swept, working_sweeps
 from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import absolute_url, existing_file, open_storage, storage_file
@@ -148,7 +154,7 @@ def _cells(study: optuna.Study) -> list[str]:
 def _state(study: optuna.Study) -> str:
     if seems_swept(study):
         return "running"
-    if study.user_attrs.get(STOPPED):
+    if reason_stopped(study) is not None:
         return "stopped"
     n_trials = read_plan(study).n_trials
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))

@@ -14,8 +14,9 @@ from sweep.passwords import without_password
 from sweep.report.material import Curve, Material, TrialMaterial
 from sweep.report.sections import commands, question, working_directory
 from sweep.report.table import trial_columns
-from sweep.study.attributes import REASON, STOPPED
+from sweep.study.attributes import REASON
 from sweep.study.places import rerun_command
+from sweep.study.plan import reason_stopped
 from sweep.view.words import metric_shown
 
 _BEST = 10
@@ -33,9 +34,8 @@ def study_note(material: Material) -> str:
     asked, then = question(material), commands(material)
     by = f", by {' and '.join(asked['by'])}" if asked["by"] else ""
     parts = [f"**Question:** {_text(', '.join(asked['goals']) + by)}"]
-    stopped = material.study.user_attrs.get(STOPPED)
-    if stopped:
-        parts.append(f"**Stopped before its budget was met:** {_text(stopped['reason'])}")
+    if (stopped := reason_stopped(material.study)) is not None:
+        parts.append(f"**Stopped before its budget was met:** {_text(stopped)}")
     if asked["space"]:
         parts.append(_table(("key", "searched"), asked["space"]))
     if asked["facts"]:

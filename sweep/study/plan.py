@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import optuna
 
 from sweep.passwords import without_password
-from sweep.study.attributes import PLAN
+from sweep.study.attributes import PLAN, STOPPED
 from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import (
     OWN_STORAGE,
@@ -42,6 +42,7 @@ class Plan:
             package's own.
         started_in: The working directory in which that was typed; None: unknown.
         earlier: Folders that the study had before; its trials of then say that they are there.
+        stopped: What ended that sweep before its budget was met, other than a stopping rule.
     """
 
     n_trials: int | None = None
@@ -54,6 +55,7 @@ class Plan:
     application: str | None = None
     started_in: str | None = None
     earlier: list[str] = field(default_factory=list)
+    stopped: str | None = None
 
     def before(self, directory: str) -> list[str]:
         """The folders that the study had until it came to this one."""
@@ -76,6 +78,17 @@ def read_plan(study: optuna.Study) -> Plan:
     known = {one.name for one in fields(Plan)}
     stored = study.user_attrs.get(PLAN, {})
     return Plan(**{key: value for key, value in stored.items() if key in known})
+
+
+def note_end(study: optuna.Study, stopped: str | None) -> None:
+    """Keeps how a sweep has ended, until the plan of the next one is written."""
+    write_plan(study, replace(read_plan(study), stopped=stopped))
+
+
+def reason_stopped(study: optuna.Study) -> str | None:
+    """What ended a study before its budget was met: a rule, or the last sweep's time."""
+    by_rule: dict[str, str] = study.user_attrs.get(STOPPED) or {}
+    return by_rule.get("reason", read_plan(study).stopped)
 
 
 def find_study(name: str, storage_url: str) -> optuna.Study:

@@ -64,7 +64,8 @@ def _of_nothing(study: optuna.Study, plan: Plan) -> list[str]:
         f"Shown:        nothing yet, as no trial is complete: {counted(counts) or 'none ran'}."
     ]
     if plan.command is not None:
-        lines.append(f"Next:         {plan.command}  # once what is said above is mended")
+        mended = "  # once what is said above is mended" if counts[TrialState.FAIL] else ""
+        lines.append(f"Next:         {plan.command}{mended}")
     return lines
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.study.attributes import FINISHED, STOPPED, WORKER, worker_of
+from sweep.study.attributes import FINISHED, WORKER, worker_of
 from sweep.study.places import study_folder, trial_folder
-from sweep.study.plan import read_plan
+from sweep.study.plan import read_plan, reason_stopped
 from sweep.study.presence import Heartbeat, HeartbeatMonitor, process_is_gone, read_heartbeats
 from sweep.trial.pulse import Pulse, read_pulse, read_wait
 from sweep.view.summary import objective_names, ranked
@@ -58,7 +58,7 @@ class Status:
         reported: What a running trial reports.
         seconds_left: Until the budget is met; None: no saying.
         is_running: Whether a sweep works on it.
-        stopped: What a stopping rule said that ended it; None: none did.
+        stopped: What ended it before its budget was met; None: nothing did.
     """
 
     name: str
@@ -115,7 +115,7 @@ class StudyMonitor:
             reported="loss" if plan.application is None else objectives[0],
             seconds_left=_seconds_left(trials, workers, n_trials),
             is_running=bool(self._living("sweep")),
-            stopped=(study.user_attrs.get(STOPPED) or {}).get("reason"),
+            stopped=reason_stopped(study),
         )
 
     def _workers(self, trials: Sequence[FrozenTrial]) -> list[WorkerStatus]:

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from slicewise.atomic import write_atomically
-from sweep.study.attributes import FINISHED, REASON, STOPPED
+from sweep.study.attributes import FINISHED, REASON
 from sweep.study.failures import failures
 from sweep.study.places import rerun_command, trial_folder
-from sweep.study.plan import DEFAULT_STORAGE, command_of
+from sweep.study.plan import DEFAULT_STORAGE, command_of, reason_stopped
 from sweep.trial.metrics import METRICS, Metrics, heading_of, metric_named, seen_in
 from sweep.trial.record import RECORD_NAME, STUDENT_FOLDER
 from sweep.view.lesson import lesson
@@ -93,8 +93,8 @@ def show_study(
         if _seeds_beside_others(study):
             console.print(seed_table(study))
     console.print(f"Study {study.study_name}: {counted(counts) or 'no trials'}.")
-    if stopped := study.user_attrs.get(STOPPED):
-        console.print(f"Stopped before its budget was met: {stopped['reason']}.", soft_wrap=True)
+    if (stopped := reason_stopped(study)) is not None:
+        console.print(f"Stopped before its budget was met: {stopped}.", soft_wrap=True)
     for reason, numbers in _failures(study).items():
         console.print(f"Failed ({listed(numbers)}): {reason}", markup=False, soft_wrap=True)
     if _complete(study):

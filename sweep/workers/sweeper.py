@@ -51,6 +51,7 @@ from sweep.study.plan import (
     DEFAULT_STORAGE,
     Plan,
     find_study,
+    note_end,
     read_plan,
     storage_of,
     write_plan,
@@ -344,6 +345,8 @@ def sweep(
             if config.hydra.runtime.choices.get("hydra/launcher") in _ON_TERMINAL:
                 shared.release_trials_of(sweep_name)
             raise
+    up = f"the time is up (hydra.sweeper.timeout={timeout})"
+    note_end(study, up if shared.rest() is Rest.TIMEOUT else None)
     write_heartbeat(study, "sweep", sweep_name, dataclasses.replace(sign, state="ended"))
     save_results(study, directory)
     _write_report(study, directory, short_url(url))

@@ -14,6 +14,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import Trial
 
 from slicewise.errors import SlicewiseError
+from sweep.studies import main as studies
 from sweep.study.attributes import STOPPED
 from sweep.study.samplers import LearningStudy, new_sampler
 from sweep.study.shared import Budget, Rest, SharedStudy, open_study, quiet_optuna
@@ -213,3 +214,25 @@ def test_a_sweep_says_why_it_stopped(sweep: Sweep, capfd: pytest.CaptureFixture[
     said = capfd.readouterr().err
     assert "hydra/sweeper/stop=no_beter: allowed: no_better, none, regret_bound, steps" in said
     assert "Traceback" not in said
+
+
+def test_a_sweep_says_that_its_time_was_up_until_it_goes_on(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ("-m", "study=a", "optimizer.lr=interval(1e-4,1e-2)")
+    up = "Stopped before its budget was met: the time is up (hydra.sweeper.timeout=0.001)"
+    assert sweep(*command, "hydra.sweeper.timeout=0.001") == 0
+    said = capfd.readouterr().out
+    assert f"{up}." in said
+    # Nothing has failed.
+    assert "mended" not in said
+    assert watch(["a", "--once"]) == 0
+    assert up in capfd.readouterr().out
+    assert studies([]) == 0
+    assert "stopped" in capfd.readouterr().out
+    assert sweep(*command, "hydra.sweeper.n_trials=1") == 0
+    assert watch(["a", "--once"]) == 0
+    assert "Stopped" not in capfd.readouterr().out
+    # A budget that is met has not been stopped.
+    assert sweep(*command, "hydra.sweeper.n_trials=1", "hydra.sweeper.timeout=0.001") == 0
+    assert "Stopped" not in capfd.readouterr().out

@@ -137,6 +137,13 @@ def test_what_was_shown_is_what_was_sought() -> None:
     ]
 
 
+def test_only_what_has_failed_is_to_be_mended() -> None:
+    assert last_lines([]) == [
+        "Shown:        nothing yet, as no trial is complete: none ran.",
+        "Next:         python -m mine -m a=1,2",
+    ]
+
+
 def test_another_application_is_spoken_of_in_its_own_words() -> None:
     asked: dict[str, Any] = {"names": ("error",), "params": {"rate": 3}, "application": "mine.py"}
     assert last_lines([0.3, 0.2], **asked) == [

@@ -71,6 +71,15 @@ def test_where_the_time_names_the_folder_the_command_that_goes_on_says_it(
     assert len(load(name, str(place)).trials) == 2
 
 
+def test_a_time_that_is_up_is_said(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = (FOLDER, "rate=interval(0.1,0.9)")
+    assert run(*sweep, "hydra.sweeper.n_trials=1") == 0
+    assert "Stopped" not in capfd.readouterr().out
+    assert run(*sweep, "hydra.sweeper.timeout=0.001") == 0
+    said = capfd.readouterr().out
+    assert "Stopped before its budget was met: the time is up (hydra.sweeper.timeout=0.001)" in said
+
+
 def test_all_of_its_configuration_is_what_a_study_is_about(
     run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
