@@ -20,7 +20,7 @@ from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import exit_code_of
 from sweep.study.attributes import FINISHED, STOPPED
 from sweep.study.places import study_folder
-from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan
+from sweep.study.plan import DEFAULT_STORAGE, find_study, note_end, read_plan
 from sweep.study.points import (
     Point,
     enqueue,
@@ -77,6 +77,8 @@ def add(
     if len(points) == 1 and (number := holder(study.trials, space, points[0])) is not None:
         raise SlicewiseError(f"{_shown(points[0])}: trial {number} has that point already")
     numbers = enqueue(study, study._storage, study_folder(study), space, points)
+    if any(number is not None for number in numbers):
+        note_end(study)
     for point, number in zip(points, numbers, strict=True):
         what = "has been tried, or waits" if number is None else f"waits as trial {number}"
         print(f"{_shown(point)}: {what}")

@@ -19,12 +19,12 @@ from rich.table import Table
 from slicewise.errors import SlicewiseError
 from sweep.console import exit_code_of
 from sweep.passwords import without_password
-from sweep.study.attributes import FINISHED
 from sweep.study.copying import copy_study
 from sweep.study.places import study_folder
 from sweep.study.plan import (
     DEFAULT_STORAGE,
     find_study,
+    is_finished,
     read_plan,
     reason_stopped,
     write_plan,
@@ -156,9 +156,7 @@ def _state(study: optuna.Study) -> str:
         return "running"
     if reason_stopped(study) is not None:
         return "stopped"
-    n_trials = read_plan(study).n_trials
-    finished = len(study.get_trials(deepcopy=False, states=FINISHED))
-    return "finished" if n_trials is not None and finished >= n_trials else "unfinished"
+    return "finished" if is_finished(study) else "unfinished"
 
 
 def _last(study: optuna.Study) -> datetime:

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 
 from sweep.passwords import without_password
-from sweep.study.attributes import PLAN, STOPPED
+from sweep.study.attributes import FINISHED, PLAN, STOPPED
 from sweep.study.shared import load_study, quiet_optuna
 from sweep.study.storage import (
     OWN_STORAGE,
@@ -43,6 +43,7 @@ class Plan:
         started_in: The working directory in which that was typed; None: unknown.
         earlier: Folders that the study had before; its trials of then say that they are there.
         stopped: What ended that sweep before its budget was met, other than a stopping rule.
+        exhausted: Whether it has left no point of its space to try, whatever became of them.
     """
 
     n_trials: int | None = None
@@ -56,6 +57,7 @@ class Plan:
     started_in: str | None = None
     earlier: list[str] = field(default_factory=list)
     stopped: str | None = None
+    exhausted: bool = False
 
     def before(self, directory: str) -> list[str]:
         """The folders that the study had until it came to this one."""
@@ -80,9 +82,21 @@ def read_plan(study: optuna.Study) -> Plan:
     return Plan(**{key: value for key, value in stored.items() if key in known})
 
 
-def note_end(study: optuna.Study, stopped: str | None) -> None:
-    """Keeps how a sweep has ended, until the plan of the next one is written."""
-    write_plan(study, replace(read_plan(study), stopped=stopped))
+def note_end(study: optuna.Study, stopped: str | None = None, exhausted: bool = False) -> None:
+    """Keeps how a sweep has ended, until the plan of the next one is written.
+
+    Args:
+        study: Which; where a point is enqueued afterwards, nothing is left of its end.
+        stopped, exhausted: See `Plan`.
+    """
+    write_plan(study, replace(read_plan(study), stopped=stopped, exhausted=exhausted))
+
+
+def is_finished(study: optuna.Study) -> bool:
+    """Whether the same command would find nothing to do: the budget is met, or the space empty."""
+    plan = read_plan(study)
+    finished = len(study.get_trials(deepcopy=False, states=FINISHED))
+    return plan.exhausted or (plan.n_trials is not None and finished >= plan.n_trials)
 
 
 def reason_stopped(study: optuna.Study) -> str | None:

@@ -307,6 +307,11 @@ class SharedStudy:
         self._judge()
         return self._rest(self._trials())
 
+    def is_exhausted(self) -> bool:
+        """Whether every point has been tried, and none waits or runs."""
+        self._ledger.update(self._trials())
+        return not self._ledger.counts[TrialState.RUNNING] and self._has_no_point()
+
     def reason_to_stop(self) -> str | None:
         """What the stopping rule has said, once and for all."""
         if self._rule is None:
@@ -421,9 +426,14 @@ class SharedStudy:
         running = ledger.counts[TrialState.RUNNING]
         if ledger.finished + running >= budget.n_trials:
             return Rest.WAIT
-        if not ledger.counts[TrialState.WAITING] and len(ledger.taken) >= self._size:
+        if self._has_no_point():
             return Rest.WAIT if running else Rest.EXHAUSTED
         return None
+
+    def _has_no_point(self) -> bool:
+        """Whether there is none to begin with: of the space, or one that waits."""
+        waiting = self._ledger.counts[TrialState.WAITING]
+        return not waiting and len(self._ledger.taken) >= self._size
 
     def _retry(self, trial: FrozenTrial, death: str) -> None:
         """Lets a trial wait again under which something died, unless it happened too often."""

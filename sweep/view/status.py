@@ -58,6 +58,7 @@ class Status:
         reported: What a running trial reports.
         seconds_left: Until the budget is met; None: no saying.
         is_running: Whether a sweep works on it.
+        exhausted: Whether the last sweep has left no point to try.
         stopped: What ended it before its budget was met; None: nothing did.
     """
 
@@ -70,6 +71,7 @@ class Status:
     reported: str
     seconds_left: float | None
     is_running: bool
+    exhausted: bool = False
     stopped: str | None = None
 
     @property
@@ -79,8 +81,9 @@ class Status:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the budget is met."""
-        return self.n_trials is not None and self.finished >= self.n_trials
+        """Whether the budget is met, or nothing is left to try."""
+        enough = self.n_trials is not None and self.finished >= self.n_trials
+        return enough or self.exhausted
 
 
 class StudyMonitor:
@@ -115,6 +118,7 @@ class StudyMonitor:
             reported="loss" if plan.application is None else objectives[0],
             seconds_left=_seconds_left(trials, workers, n_trials),
             is_running=bool(self._living("sweep")),
+            exhausted=plan.exhausted,
             stopped=reason_stopped(study),
         )
 

@@ -345,8 +345,7 @@ def sweep(
             if config.hydra.runtime.choices.get("hydra/launcher") in _ON_TERMINAL:
                 shared.release_trials_of(sweep_name)
             raise
-    up = f"the time is up (hydra.sweeper.timeout={timeout})"
-    note_end(study, up if shared.rest() is Rest.TIMEOUT else None)
+    _note_end(shared, timeout)
     write_heartbeat(study, "sweep", sweep_name, dataclasses.replace(sign, state="ended"))
     save_results(study, directory)
     _write_report(study, directory, short_url(url))
@@ -414,6 +413,17 @@ def _launch(
         raise SlicewiseError("\n".join(filter(None, mistakes)))
     if interrupted:
         raise Interrupted(f"Stopped. To resume: {command}")
+
+
+def _note_end(shared: SharedStudy, timeout: float | None) -> None:
+    """Keeps how the sweep has ended, for those who look."""
+    rest = shared.rest()
+    # What has failed too often is to be mended, and not done.
+    exhausted = rest is not Rest.FAILURES and shared.is_exhausted()
+    up = f"the time is up (hydra.sweeper.timeout={timeout})"
+    note_end(
+        shared.study, up if rest is Rest.TIMEOUT and not exhausted else None, exhausted=exhausted
+    )
 
 
 def _without_secrets(config: DictConfig, storage: str | None) -> str | None:

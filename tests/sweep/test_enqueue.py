@@ -17,7 +17,7 @@ from slicewise.errors import ArgumentError, SlicewiseError
 from sweep import enqueue
 from sweep.study import points, warm_start
 from sweep.study.attributes import IDENTITY, STOPPED
-from sweep.study.plan import Plan, write_plan
+from sweep.study.plan import Plan, is_finished, write_plan
 from sweep.study.samplers import LearningStudy, new_sampler, sampler_of_trial
 from sweep.study.shared import Budget, SharedStudy, quiet_optuna
 from sweep.study.space import SearchSpace
@@ -140,6 +140,17 @@ def test_where_a_rule_has_ended_the_study_it_says_how_to_go_on_all_the_same(
     # Without what only that rule has.
     going_on = "python -m sweep -m 'optimizer.lr=interval(0.1,1)' study=a hydra/sweeper/stop=none"
     assert said.splitlines()[-1].endswith(going_on)
+
+
+def test_a_study_that_had_no_point_left_is_not_finished_where_one_waits(
+    study: optuna.Study,
+) -> None:
+    write_plan(study, Plan(command="python -m sweep -m study=a", exhausted=True))
+    assert is_finished(study)
+    assert enqueue.main(["a", "optimizer.lr=0.01", "student.qkv_layers=1"]) == 1
+    assert is_finished(study)
+    assert enqueue.main(["a", "optimizer.lr=0.05"]) == 0
+    assert not is_finished(study)
 
 
 def learning(storage: BaseStorage, others: list[optuna.Study], space: SearchSpace) -> Any:

@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from sweep import rerun
+from sweep.studies import main as studies
 from sweep.study.storage import open_storage
+from sweep.watch import main as watch
 from tests.sweep.conftest import Sweep
 
 Record = Callable[[str], dict[str, Any]]
@@ -82,6 +84,25 @@ def test_parameters_are_numbers_in_the_storage(sweep: Sweep, folder: Path) -> No
     with sqlite3.connect(folder / "multirun/studies.db") as database:
         rows = database.execute("select param_name, param_value from trial_params").fetchall()
     assert sorted(rows) == [("student.qkv_layers", 0.0), ("student.qkv_layers", 1.0)]
+
+
+def test_a_study_is_finished_where_every_point_is_tried_and_one_is_impossible(
+    sweep: Sweep, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = ("-m", "study=a", "student.qkv_layers=1")
+    # Five heads do not divide the width.
+    assert sweep(*space, "student.num_attention_heads=2,5") == 0
+    for command in (watch, studies):
+        capfd.readouterr()
+        assert command(["a"] if command is watch else []) == 0
+        said = capfd.readouterr().out
+        assert "To go on" not in said
+        assert "unfinished" not in said
+    # Until it has more to try.
+    up = "hydra.sweeper.timeout=0.001"
+    assert sweep(*space, "student.num_attention_heads=2,5,3", up) == 0
+    assert watch(["a"]) == 0
+    assert "To go on: python -m sweep" in capfd.readouterr().out
 
 
 def test_the_same_command_resumes_and_a_finished_study_says_so(
