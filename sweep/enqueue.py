@@ -7,7 +7,6 @@ given are the sampler's. All points are checked before any is enqueued.
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import exit_code_of
 from sweep.study.attributes import FINISHED, STOPPED
 from sweep.study.places import study_folder
-from sweep.study.plan import DEFAULT_STORAGE, find_study, note_end, read_plan
+from sweep.study.plan import DEFAULT_STORAGE, command_to_go_on, find_study, note_end, read_plan
 from sweep.study.points import (
     Point,
     enqueue,
@@ -138,20 +137,13 @@ def _what_next(study: optuna.Study) -> str:
     if stopped := study.user_attrs.get(STOPPED):
         return (
             f"A rule has ended the study: {stopped['reason']}. It waits for the sweep to go on "
-            f"without: {_without_rule(plan.command)}"
+            f"without: {command_to_go_on(study)}"
         )
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))
     more = ""
     if plan.n_trials is not None and finished >= plan.n_trials:
         more = f", with hydra.sweeper.n_trials above the {plan.n_trials} that it has met"
     return f"It waits for the sweep to go on{more}: {plan.command}"
-
-
-def _without_rule(command: str | None) -> str:
-    """The command that goes on with a study whose stopping rule has ended it."""
-    rule = re.compile(r"\+*hydra[/.]sweeper[/.]stop\b")
-    kept = [part for part in shlex.split(command or "") if not rule.match(part)]
-    return shlex.join([*kept, "hydra/sweeper/stop=none"])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import optuna
 from rich.console import Console
 
 from sweep.console import exit_code_of
-from sweep.study.plan import DEFAULT_STORAGE, find_study, read_plan
+from sweep.study.plan import DEFAULT_STORAGE, command_to_go_on, find_study, read_plan
 from sweep.view.picture import can_draw, picture, shown_live
 from sweep.view.progress import Progress
 from sweep.view.status import StudyMonitor
@@ -42,7 +42,7 @@ def watch(study: optuna.Study, console: Console, once: bool, every: float) -> No
         _follow_in_lines(study, monitor, console, every)
     if once:
         return
-    command = read_plan(study).command
+    command = command_to_go_on(study)
     more = f" To go on: {command}" if command and not monitor.status().is_finished else ""
     console.print(f"No sweep works on it now.{more}", soft_wrap=True, markup=False)
 

@@ -105,6 +105,16 @@ def reason_stopped(study: optuna.Study) -> str | None:
     return by_rule.get("reason", read_plan(study).stopped)
 
 
+def command_to_go_on(study: optuna.Study) -> str | None:
+    """The command that goes on with a study, without the rule that has ended it; None: unknown."""
+    command = read_plan(study).command
+    if command is None or not study.user_attrs.get(STOPPED):
+        return command
+    rule = re.compile(r"\+*hydra[/.]sweeper[/.]stop\b")
+    kept = [part for part in shlex.split(command) if not rule.match(part)]
+    return shlex.join([*kept, "hydra/sweeper/stop=none"])
+
+
 def find_study(name: str, storage_url: str) -> optuna.Study:
     """Opens a study to look at it.
 

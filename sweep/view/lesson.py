@@ -11,8 +11,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.overrides import override_text
-from sweep.study.attributes import FINISHED, IDENTITY, STOPPED
-from sweep.study.plan import Plan, read_plan
+from sweep.study.attributes import FINISHED, IDENTITY
+from sweep.study.plan import Plan, command_to_go_on, read_plan
 from sweep.trial.metrics import Metrics
 from sweep.view.words import counted, listed, metric_shown, point
 
@@ -32,23 +32,20 @@ _TEXTS = {
 }
 
 
-def lesson(
-    study: optuna.Study, ranking: Sequence[FrozenTrial], names: Sequence[str], size: float
-) -> list[str]:
+def lesson(study: optuna.Study, ranking: Sequence[FrozenTrial], names: Sequence[str]) -> list[str]:
     """The lines: what came out, what it is worth, and a command.
 
     Args:
         study: Which has ended.
         ranking: Its finished trials, best first.
         names: What its values are called.
-        size: Points of its space.
     """
     plan = read_plan(study)
     complete = [trial for trial in ranking if trial.state is TrialState.COMPLETE]
     if not complete:
-        return _of_nothing(study, plan)
+        return _of_nothing(study)
     if plan.application is not None:
-        return _of_an_application(study, plan, complete, names, size)
+        return _of_an_application(study, plan, complete, names)
     best, config = complete[0], study.user_attrs.get(IDENTITY, {}).get("config", {})
     return [
         f"Shown:        {_losses(study, complete, names)}{_beside_baseline(best)}",
@@ -57,15 +54,15 @@ def lesson(
     ]
 
 
-def _of_nothing(study: optuna.Study, plan: Plan) -> list[str]:
+def _of_nothing(study: optuna.Study) -> list[str]:
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(t.state is state for t in trials) for state in TrialState}
     lines = [
         f"Shown:        nothing yet, as no trial is complete: {counted(counts) or 'none ran'}."
     ]
-    if plan.command is not None:
+    if (command := command_to_go_on(study)) is not None:
         mended = "  # once what is said above is mended" if counts[TrialState.FAIL] else ""
-        lines.append(f"Next:         {plan.command}{mended}")
+        lines.append(f"Next:         {command}{mended}")
     return lines
 
 
@@ -74,21 +71,21 @@ def _of_an_application(
     plan: Plan,
     complete: Sequence[FrozenTrial],
     names: Sequence[str],
-    size: float,
 ) -> list[str]:
     lines = [f"Shown:        {_losses(study, complete, names)}."]
     if complete[0].params:
         lines.append(f"Best with:    {point(complete[0].params)}")
-    if plan.command is not None:
+    command = command_to_go_on(study)
+    if command is not None and not plan.exhausted:
         # The folder is part of it, which nobody has typed.
-        lines.append(f"To go on:     {plan.command}{_more_trials(study, plan, size)}")
+        lines.append(f"To go on:     {command}{_more_trials(study, plan)}")
     return lines
 
 
-def _more_trials(study: optuna.Study, plan: Plan, size: float) -> str:
-    """Where all trials are done that were asked for, and the space has others: twice as many."""
+def _more_trials(study: optuna.Study, plan: Plan) -> str:
+    """Where all trials are done that were asked for: twice as many."""
     done = len(study.get_trials(deepcopy=False, states=FINISHED))
-    if plan.n_trials is None or done < plan.n_trials or done >= size or STOPPED in study.user_attrs:
+    if plan.n_trials is None or done < plan.n_trials:
         return ""
     return f" hydra.sweeper.n_trials={2 * plan.n_trials}  # as many again"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 from collections import defaultdict
@@ -72,7 +71,6 @@ def show_study(
     directory: Path,
     console: Console | None = None,
     storage_url: str = DEFAULT_STORAGE,
-    size: float = math.inf,
 ) -> None:
     """Prints the trials, best first, where they are, what they have shown, and what to do next.
 
@@ -81,7 +79,6 @@ def show_study(
         directory: Its folder.
         console: Where to; None: standard output.
         storage_url: Where the study is, for the commands that are named.
-        size: Points of its space.
     """
     console = console or Console(highlight=False)
     counts = dict.fromkeys(TrialState, 0)
@@ -110,7 +107,7 @@ def show_study(
     if report.is_file():
         console.print(f"Look at it:   {os.path.relpath(report)}", soft_wrap=True)
     console.print()
-    for line in lesson(study, ranked(study), objective_names(study), size):
+    for line in lesson(study, ranked(study), objective_names(study)):
         console.print(line, markup=False, soft_wrap=True)
 
 

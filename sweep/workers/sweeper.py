@@ -350,7 +350,7 @@ def sweep(
     save_results(study, directory)
     _write_report(study, directory, short_url(url))
     if summary:
-        show_study(study, directory, storage_url=short_url(url), size=space.size())
+        show_study(study, directory, storage_url=short_url(url))
     failed = failures(study.get_trials(deepcopy=False))
     stopped, none = shared.rest() is Rest.FAILURES, failed and not shared.finished()
     if stopped or none:

@@ -50,6 +50,8 @@ def last_lines(
     names: tuple[str, ...] = ("valid_l1",),
     params: dict[str, Any] | None = None,
     application: str | None = None,
+    n_trials: int | None = None,
+    exhausted: bool = False,
     **said: Any,
 ) -> list[str]:
     """What a sweep says last, of trials that came to these values; None: it failed.
@@ -61,6 +63,8 @@ def last_lines(
         names: Of the values.
         params: Of each.
         application: Whose study it is.
+        n_trials: How many were asked for; None: these.
+        exhausted: Whether the space has no others.
         said: What the study keeps besides.
     """
     quiet_optuna()
@@ -69,7 +73,8 @@ def last_lines(
     study.set_user_attr(IDENTITY, {"config": config or {"teacher": MINILM, "data": NOISE}})
     for key, value in said.items():
         study.set_user_attr(key, value)
-    write_plan(study, Plan(len(values), None, "python -m mine -m a=1,2", application=application))
+    n_trials, command = n_trials or len(values), "python -m mine -m a=1,2"
+    write_plan(study, Plan(n_trials, None, command, application=application, exhausted=exhausted))
     params = params or {}
     for value in values:
         several = value if isinstance(value, tuple) else (value,)
@@ -82,7 +87,7 @@ def last_lines(
         )
         study.add_trial(trial)
     printed = io.StringIO()
-    show_study(study, Path("nowhere"), Console(file=printed, width=80), size=9)
+    show_study(study, Path("nowhere"), Console(file=printed, width=80))
     return printed.getvalue().rpartition("\n\n")[2].splitlines()
 
 
@@ -151,12 +156,12 @@ def test_another_application_is_spoken_of_in_its_own_words() -> None:
         "Best with:    rate=3",
         "To go on:     python -m mine -m a=1,2 hydra.sweeper.n_trials=4  # as many again",
     ]
-    # Where the space has no others, or a rule has ended it, more of them would not come.
-    for end in (
-        last_lines([0.3] * 9, **asked),
-        last_lines([0.3, 0.2], **asked, **{STOPPED: {"reason": "so"}}),
-    ):
-        assert end[-1] == "To go on:     python -m mine -m a=1,2"
+    # Where the space has no others, nothing goes on.
+    assert last_lines([0.3, 0.2], **asked, exhausted=True)[-1] == "Best with:    rate=3"
+    # Where a rule has ended it, it does without, as far as was asked for at first.
+    ruled = {STOPPED: {"reason": "so"}}
+    without = "To go on:     python -m mine -m a=1,2 hydra/sweeper/stop=none"
+    assert last_lines([0.3, 0.2], **asked, n_trials=9, **ruled)[-1] == without
     for lines in (last_lines([0.3, 0.2], **asked), last_lines([None], **asked)):
         assert "student" not in " ".join(lines)
         assert "compress" not in " ".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import sys
@@ -78,6 +79,24 @@ def test_a_time_that_is_up_is_said(run: Run, capfd: pytest.CaptureFixture[str]) 
     assert run(*sweep, "hydra.sweeper.timeout=0.001") == 0
     said = capfd.readouterr().out
     assert "Stopped before its budget was met: the time is up (hydra.sweeper.timeout=0.001)" in said
+
+
+def test_it_goes_on_only_where_something_is_left(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def last_line() -> str:
+        return capfd.readouterr().out.splitlines()[-1]
+
+    assert run(FOLDER, "rate=0.1,0.2") == 0
+    assert last_line().startswith("Best with:")
+    rule = ("hydra/sweeper/stop=no_better", "hydra.sweeper.stop.trials=1")
+    more = ("hydra.sweep.dir=more", "hydra.sweeper.n_trials=5", "rate=choice(0.5,0.1,0.2,0.3)")
+    assert run(*more, "hydra.sweeper.study_name=more", *rule) == 0
+    command = last_line().removeprefix("To go on:     python own_app.py -m ")
+    assert "no_better" not in command
+    assert run(*shlex.split(command)) == 0
+    assert len(load("more", "more").trials) == 4
+    assert last_line().startswith("Best with:")
 
 
 def test_all_of_its_configuration_is_what_a_study_is_about(
@@ -174,7 +193,7 @@ def test_the_end_watch_and_report_say_what_it_is(
     assert "Best trial:   out/1" in said
     assert " #  trial  rate  error     state" in said
     assert "Run it again: python -m sweep.rerun out/1" in said
-    assert "To go on:     python own_app.py -m hydra.sweep.dir=out rate=0.1,0.2" in said
+    assert "To go on" not in said
     assert watch.main(["out", "--once"]) == 0
     assert "Best: trial 1, error 0.512  rate=0.2" in capfd.readouterr().out
     text = Path("out/report.html").read_text()

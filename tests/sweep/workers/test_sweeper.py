@@ -102,7 +102,7 @@ def test_a_study_is_finished_where_every_point_is_tried_and_one_is_impossible(
     up = "hydra.sweeper.timeout=0.001"
     assert sweep(*space, "student.num_attention_heads=2,5,3", up) == 0
     assert watch(["a"]) == 0
-    assert "To go on: python -m sweep" in capfd.readouterr().out
+    assert "To go on: " in capfd.readouterr().out
 
 
 def test_the_same_command_resumes_and_a_finished_study_says_so(
