@@ -24,6 +24,7 @@ from sweep.study.points import (
     Point,
     enqueue,
     holder,
+    is_free,
     points_of,
     read_point,
     read_points,
@@ -75,6 +76,10 @@ def add(
         )
     if len(points) == 1 and (number := holder(study.trials, space, points[0])) is not None:
         raise SlicewiseError(f"{_shown(points[0])}: trial {number} has that point already")
+    if len(points) == 1 and not is_free(study.trials, space, points[0]):
+        raise SlicewiseError(
+            f"{_shown(points[0])}: every point of the search space with it has been tried, or waits"
+        )
     numbers = enqueue(study, study._storage, study_folder(study), space, points)
     if any(number is not None for number in numbers):
         note_end(study)

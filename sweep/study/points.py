@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.console import message_of
 from sweep.overrides import element_text, override_text
 from sweep.study.attributes import ERAS, IDENTITY
-from sweep.study.dimension import Dimension, described, stored_forms
+from sweep.study.dimension import Dimension, described, same_value, stored_forms
 from sweep.study.space import CUSTOM, Era, History, SearchSpace
 from sweep.study.storage import decided
 
@@ -137,14 +138,15 @@ def enqueue(
         points: As far as they are given; the sampler chooses the rest.
 
     Returns:
-        For each the number of its trial; None where a trial has that point already.
+        For each the number of its trial; None where a trial has that point already, or trials
+        have all that agree with it.
     """
 
     def decide() -> list[int | None]:
         numbers: list[int | None] = []
         for point in points:
             trials = storage.get_all_trials(study._study_id, deepcopy=False)
-            if holder(trials, space, point) is not None:
+            if holder(trials, space, point) is not None or not is_free(trials, space, point):
                 numbers.append(None)
                 continue
             study.enqueue_trial(dict(point))
@@ -162,6 +164,29 @@ def holder(trials: Sequence[FrozenTrial], space: SearchSpace, point: Point) -> i
         if asked == dict(point) or (whole is not None and space.point_of(trial) == whole):
             return trial.number
     return None
+
+
+def is_free(trials: Sequence[FrozenTrial], space: SearchSpace, point: Point) -> bool:
+    """Whether a point that agrees with what is given of one is surely left for its trial."""
+    if math.isinf(space.size()):
+        return True
+    taken, promised = set(), 0
+    for trial in trials:
+        values = space.values_of(trial)
+        if values is None or not _agree(values, point):
+            continue
+        if (own := space.point(values)) is not None:
+            taken.add(own)
+        elif not trial.state.is_finished():
+            # Of what waits with a part of a point, any may be it.
+            promised += 1
+    others = [dimension for key, dimension in space.dimensions.items() if key not in point]
+    return len(taken) + promised < math.prod(dimension.size() for dimension in others)
+
+
+def _agree(one: Point, other: Point) -> bool:
+    """Whether two points, as far as they are given, may be one."""
+    return all(same_value(one[key], other[key]) for key in one.keys() & other.keys())
 
 
 def points_of(trials: Iterable[FrozenTrial], number: int, space: SearchSpace) -> list[Point]:

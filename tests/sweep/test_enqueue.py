@@ -9,7 +9,12 @@ from typing import Any
 import optuna
 import pytest
 from omegaconf import OmegaConf
-from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
@@ -151,6 +156,31 @@ def test_a_study_that_had_no_point_left_is_not_finished_where_one_waits(
     assert is_finished(study)
     assert enqueue.main(["a", "optimizer.lr=0.05"]) == 0
     assert not is_finished(study)
+
+
+def test_a_part_of_a_point_is_refused_where_all_that_agree_with_it_are_tried(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finite space would have to run one of them again."""
+    space = {"rate": CategoricalDistribution([1, 2]), "steps": IntDistribution(3, 4)}
+    study = optuna.create_study(study_name="a", storage=open_storage(URL))
+    described = {key: json.loads(distribution_to_json(one)) for key, one in space.items()}
+    study.set_user_attr(IDENTITY, {"space": described, "config": {}})
+    write_plan(study, Plan(4, command="python -m sweep -m rate=1,2 steps=3,4"))
+    for rate, steps in ((1, 3), (2, 3), (1, 4)):
+        params = {"rate": rate, "steps": steps}
+        study.add_trial(create_trial(params=params, distributions=dict(space), value=0.1))
+    for taken in ("rate=1", "steps=3"):
+        assert enqueue.main(["a", taken]) == 1
+        said = capsys.readouterr().err
+        assert f"{taken}: every point of the search space with it has been tried, or waits" in said
+    (folder / "p.csv").write_text("rate,steps\n1,\n2,\n,4\n")
+    assert enqueue.main(["a", "--csv", "p.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "rate=1: has been tried, or waits" in said
+    assert "n_trials" not in said
+    assert "steps=4: has been tried, or waits" in said
+    assert waiting("a") == [{"rate": 2}]
 
 
 def learning(storage: BaseStorage, others: list[optuna.Study], space: SearchSpace) -> Any:
