@@ -13,6 +13,7 @@ from hydra.core.utils import env_override
 from slicewise.waiting import LISTENERS
 from sweep import application
 from sweep.ahead import start_worker_ahead
+from sweep.command_line import without_unread
 from sweep.console import exit_code_of
 from sweep.devices import started_by_torchrun
 from sweep.passwords import take_passwords
@@ -25,7 +26,7 @@ def main() -> int:
     register_resolvers()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
+        sys.argv = [sys.argv[0], *without_unread(take_passwords(sys.argv[1:]))]
         application.check_given_name(sys.argv[1:])
         hydra_main = hydra.main(
             config_path=str(application.config_directory()),

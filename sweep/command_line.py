@@ -99,3 +99,19 @@ def program_text(program: Sequence[str]) -> str:
         is_on_path = found is not None and os.path.realpath(found) == os.path.realpath(script)
         return shlex.quote(Path(script).name if is_on_path else script)
     return shlex.join(["python", *program])
+
+
+def without_unread(arguments: list[str]) -> list[str]:
+    """Arguments without the overrides that `--hydra-help` would refuse: it reads no configuration.
+
+    Example:
+        >>> without_unread(["experiment=tiny", "~search", "--hydra-help"])
+        ['--hydra-help']
+    """
+    if "--hydra-help" not in arguments:
+        return arguments
+    return [a for a in arguments if not _is_override(a) or a.lstrip("+~").startswith("hydra")]
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))

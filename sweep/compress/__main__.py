@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from slicewise.errors import ArgumentError, SlicewiseError
 from sweep.application import check_given_name
-from sweep.command_line import command_of_study, part_of
+from sweep.command_line import command_of_study, part_of, without_unread
 from sweep.compress import application
 from sweep.compress.stages import of_library, run_job, run_study
 from sweep.console import Interrupted, exit_code_of
@@ -40,7 +40,7 @@ def main() -> int:
         os.environ.setdefault(name, number)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        sys.argv = [sys.argv[0], *take_passwords(sys.argv[1:])]
+        sys.argv = [sys.argv[0], *without_unread(take_passwords(sys.argv[1:]))]
         if started_by_torchrun() and os.environ["RANK"] != "0":
             from sweep.ranks import torchrun
 

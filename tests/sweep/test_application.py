@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -19,6 +20,21 @@ def test_help_says_how_to_start(command: Command) -> None:
     assert done.returncode == 0
     assert "python -m sweep -m student.qkv_layers=1,2,4" in done.stdout
     assert "teacher: bert_base, minilm, random_bert" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "overrides"),
+    [
+        ("sweep", ["-m", "experiment=tiny", "~search", "seed=1,2", "hydra.verbose=true"]),
+        ("sweep.compress", ["budget.parameters=0.5"]),
+    ],
+)
+def test_hydras_own_help_is_shown_whatever_else_is_typed(
+    command: Command, module: str, overrides: list[str]
+) -> None:
+    shown = command(module, *overrides, "--hydra-help")
+    assert shown.returncode == 0, shown.stderr
+    assert "--cfg" in shown.stdout
 
 
 def test_the_configuration_is_yaml(command: Command) -> None:
