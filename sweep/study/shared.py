@@ -77,7 +77,8 @@ class Budget:
 
     Attributes:
         n_trials: Finished trials (complete or pruned) of the whole study.
-        max_failure_rate: Failed trials as a share of `n_trials`.
+        max_failure_rate: Failed trials as a share of `n_trials`, or of the space's points where
+            they are fewer.
         max_retries: How often a trial is put back whose worker died.
         deadline: Seconds since the epoch after which no trial starts, or None.
     """
@@ -87,9 +88,13 @@ class Budget:
     max_retries: int = 3
     deadline: float | None = None
 
-    @property
-    def max_failures(self) -> int:
-        return math.floor(self.max_failure_rate * self.n_trials)
+    def max_failures(self, size: float) -> int:
+        """How many trials may fail.
+
+        Args:
+            size: Points of the space.
+        """
+        return math.floor(self.max_failure_rate * min(self.n_trials, size))
 
 
 class _Ledger:
@@ -417,7 +422,7 @@ class SharedStudy:
             return Rest.BUDGET
         if self.reason_to_stop() is not None:
             return Rest.RULE
-        if ledger.failed > budget.max_failures:
+        if ledger.failed > budget.max_failures(self._size):
             return Rest.FAILURES
         if ledger.hopeless(budget.n_trials):
             return Rest.FAILURES
