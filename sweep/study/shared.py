@@ -313,9 +313,11 @@ class SharedStudy:
         return self._rest(self._trials())
 
     def is_exhausted(self) -> bool:
-        """Whether every point has been tried, and none waits or runs."""
-        self._ledger.update(self._trials())
-        return not self._ledger.counts[TrialState.RUNNING] and self._has_no_point()
+        """Whether every point has been tried, none waits or runs, and none would be tried again."""
+        trials = self._trials()
+        self._ledger.update(trials)
+        idle = not self._ledger.counts[TrialState.RUNNING] and self._has_no_point()
+        return idle and not any(map(may_end_otherwise, failures(trials)))
 
     def reason_to_stop(self) -> str | None:
         """What the stopping rule has said, once and for all."""
