@@ -77,8 +77,7 @@ class Budget:
 
     Attributes:
         n_trials: Finished trials (complete or pruned) of the whole study.
-        max_failure_rate: Failed trials as a share of `n_trials`, or of the space's points where
-            they are fewer.
+        max_failure_rate: Failed trials as a share of `n_trials`.
         max_retries: How often a trial is put back whose worker died.
         deadline: Seconds since the epoch after which no trial starts, or None.
     """
@@ -88,13 +87,9 @@ class Budget:
     max_retries: int = 3
     deadline: float | None = None
 
-    def max_failures(self, size: float) -> int:
-        """How many trials may fail.
-
-        Args:
-            size: Points of the space.
-        """
-        return math.floor(self.max_failure_rate * min(self.n_trials, size))
+    @property
+    def max_failures(self) -> int:
+        return math.floor(self.max_failure_rate * self.n_trials)
 
 
 class _Ledger:
@@ -424,7 +419,7 @@ class SharedStudy:
             return Rest.BUDGET
         if self.reason_to_stop() is not None:
             return Rest.RULE
-        if ledger.failed > budget.max_failures(self._size):
+        if ledger.failed > budget.max_failures:
             return Rest.FAILURES
         if ledger.hopeless(budget.n_trials):
             return Rest.FAILURES

@@ -160,8 +160,7 @@ def sweep(
         study_name: Also the name under which it is resumed; None: the sweep folder's name.
         n_trials: Finished trials of the whole study.
         n_jobs: Number of workers, or `auto`.
-        max_failure_rate: Failed trials as a share of `n_trials`, or of the space's points where
-            they are fewer, after which the sweep stops.
+        max_failure_rate: Failed trials as a share of `n_trials`, after which the sweep stops.
         timeout: Seconds after which no trial starts; None: none.
         max_retries: How often a trial is taken up again whose worker died.
         heartbeat: Seconds between two signs of life of a worker.
@@ -357,7 +356,7 @@ def sweep(
     if stopped or none:
         found = "the sweep stopped" if stopped else "no trial could be run"
         where = _traceback_of([trial_folder(study, trial, directory) for trial in failed])
-        raise SlicewiseError(f"{found}: {_failures(failed, budget, space.size())}{where}")
+        raise SlicewiseError(f"{found}: {_failures(failed, budget)}{where}")
 
 
 def _launch(
@@ -775,10 +774,9 @@ def _traceback_of(folders: Sequence[Path]) -> str:
     return ""
 
 
-def _failures(failed: Sequence[FrozenTrial], budget: Budget, size: float) -> str:
+def _failures(failed: Sequence[FrozenTrial], budget: Budget) -> str:
     lines = [f"  trial {trial.number}: {trial.user_attrs.get(REASON)}" for trial in failed[-5:]]
-    points = f", {size:.0f} points" if size < budget.n_trials else ""
     return (
         f"{len(failed)} trials failed (hydra.sweeper.max_failure_rate={budget.max_failure_rate}, "
-        f"n_trials={budget.n_trials}{points}); the last of them:\n" + "\n".join(lines)
+        f"n_trials={budget.n_trials}); the last of them:\n" + "\n".join(lines)
     )

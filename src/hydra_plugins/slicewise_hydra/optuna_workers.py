@@ -187,8 +187,7 @@ class OptunaWorkersConf(OptunaSweeperConf):
     # (data.cache=off); else 1.
     side_by_side: Any = "auto"
 
-    # Failed trials, as a share of n_trials, or of the points of a smaller space, after which the
-    # sweep stops.
+    # Failed trials, as a share of n_trials, after which the sweep stops.
     max_failure_rate: float = 0.5
 
     # Seconds after which no new trial starts; null: none.

@@ -169,13 +169,6 @@ def test_failures_stop_the_study_past_their_rate(tmp_path: Path) -> None:
     assert study.claim("w", set()) is Rest.FAILURES
 
 
-def test_their_rate_is_of_no_more_trials_than_there_are_points(tmp_path: Path) -> None:
-    study = shared(tmp_path, ["a=range(0,6)"], n_trials=20, max_failure_rate=0.5)
-    for _ in range(4):
-        study.tell(claim(study), "w", Outcome(End.FAILED, "broken"))
-    assert study.claim("w", set()) is Rest.FAILURES
-
-
 def test_impossible_points_are_no_failures(tmp_path: Path) -> None:
     study = shared(tmp_path, ["a=range(0,5)"], n_trials=5, max_failure_rate=0.0)
     for number in range(5):
