@@ -20,6 +20,7 @@ from transformers import AutoModel, BertModel
 import slicewise
 from slicewise.encoder.sliced import original_encoder
 from slicewise.teacher import load_slice, random_bert
+from sweep.compress import heal
 from sweep.compress.result import Result
 from sweep.overrides import override_text
 from sweep.watch import main as watch
@@ -178,6 +179,27 @@ def test_what_changes_in_a_file_is_not_done_already(
     assert len(list(home.glob("heal-*"))) == 2
     assert compress(*given) == 0
     assert "Exported already" in "".join(capfd.readouterr())
+
+
+def test_what_failed_is_tried_again(
+    compress: Compress, halved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A healing is one trial: where it failed for good, the compression could not be finished."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the GPU is lent to somebody else")
+
+    another = "budget.parameters=0.4"
+    with monkeypatch.context() as broken:
+        broken.setattr(heal, "put_together", refuse)
+        assert compress(another) == 1
+    (failed,) = [
+        path for path in halved.glob("heal-*/0/trial.json") if '"FAIL"' in path.read_text()
+    ]
+    assert compress(another) == 0
+    assert '"COMPLETE"' in (failed.parents[1] / "1/trial.json").read_text()
+    result = Result.read(halved)
+    assert 0 < result.result.parameters <= 0.4 * result.original.parameters
 
 
 def test_keeping_everything_is_the_original(
