@@ -210,4 +210,4 @@ def test_a_file_that_a_point_names_is_the_points_fault() -> None:
         read_texts(Source(files=("nowhere.txt",)))
     error = caught.value.within("data")
     assert Outcome.of(error, ["data.files"]).end is End.IMPOSSIBLE
-    assert Outcome.of(error, ["student.qkv_layers", "data.batch_size"]).end is End.FAILED
+    assert Outcome.of(error, ["student.qkv_layers", "data.batch_size"]).end is End.LACKING
